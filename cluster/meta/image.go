@@ -2,8 +2,20 @@
 // image into the next. Pure: no clock, no randomness, no I/O.
 package meta
 
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+)
+
 // TopicID is a topic's UUID.
 type TopicID [16]byte
+
+// String is the UUID in its usual form.
+func (t TopicID) String() string {
+	h := hex.EncodeToString(t[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
 
 // Broker is one registered broker. Addresses are those of its last registration.
 type Broker struct {
@@ -30,15 +42,57 @@ type Replica struct {
 	Incarnation uint64
 }
 
+// String is the replica's Raft address, "<node>/<id>".
+func (r Replica) String() string { return fmt.Sprintf("%d/%d", r.Node, r.ID) }
+
 // Partition is the target of its replica set. Leadership is not here: leaders announce themselves.
 type Partition struct {
 	ID       int32
 	Replicas []Replica // preferred leader first
-	Created  bool      // has been created with these replicas as first voters (bootstrap); false: learners
-	Epoch    int32     // bumped with each change of Replicas
+	// Initial is the creation record: the group bootstraps with exactly these voters, on the disks named here, and a
+	// replica that is not among them starts as a learner (safety rule 1). It never changes. Shares Replicas' array
+	// while Created.
+	Initial []Replica
+	Created bool // Replicas still are those of the creation record
+	// Removing are replicas that are no longer wanted but may still be in the group's Raft configuration. Only when the
+	// leader has taken one out (ReplicasRemoved) does it leave this list, and only then may its broker delete it: a
+	// replica that went earlier would still count for the majority. Incarnation 0: it was lost, and only waits to be
+	// taken out.
+	Removing []Replica
+	Epoch    int32 // bumped with each change of Replicas
 }
 
-// Topic with its partitions and configuration overrides.
+// InitialReplica says whether a replica is one the group is bootstrapped with.
+func (p *Partition) InitialReplica(id uint64) bool {
+	return slices.ContainsFunc(p.Initial, func(r Replica) bool { return r.ID == id })
+}
+
+// OnNode is the partition's replica on a broker.
+func (p *Partition) OnNode(node int32) (Replica, bool) {
+	for _, r := range p.Replicas {
+		if r.Node == node {
+			return r, true
+		}
+	}
+	return Replica{}, false
+}
+
+// Find is the replica with this id, wanted or still being removed.
+func (p *Partition) Find(id uint64) (r Replica, removing, ok bool) {
+	for _, r := range p.Replicas {
+		if r.ID == id {
+			return r, false, true
+		}
+	}
+	for _, r := range p.Removing {
+		if r.ID == id {
+			return r, true, true
+		}
+	}
+	return Replica{}, false, false
+}
+
+// Topic with its partitions (index = id) and configuration overrides.
 type Topic struct {
 	ID         TopicID
 	Name       string
@@ -47,15 +101,44 @@ type Topic struct {
 	Partitions []Partition
 }
 
-// Image is one version of the metadata. Never changed after it was published.
+// Image is one version of the metadata. Never changed after it was published: images share what did not change, so a
+// topic or broker whose pointer is the same is the same.
 type Image struct {
-	Version        uint64 // index of the controller's log
+	Version        uint64 // index of the last command in the controller's log, also of a refused one
 	ClusterID      string
 	Brokers        map[int32]*Broker
 	Topics         map[string]*Topic
 	TopicsByID     map[TopicID]*Topic
 	ClusterConfig  map[string]string           // cluster-wide dynamic broker configs
 	BrokerConfig   map[int32]map[string]string // per broker
-	NextReplicaID  uint64
+	NextReplicaID  uint64                      // >= 1 and < 1<<63: above are the controller group's own
 	NextProducerID int64
+	PartitionCount int // over all topics
+}
+
+// NewImage is the metadata before the first command.
+func NewImage() *Image {
+	return &Image{
+		Brokers:       map[int32]*Broker{},
+		Topics:        map[string]*Topic{},
+		TopicsByID:    map[TopicID]*Topic{},
+		ClusterConfig: map[string]string{},
+		BrokerConfig:  map[int32]map[string]string{},
+		NextReplicaID: 1,
+	}
+}
+
+// Unfenced says whether a broker is registered and alive as the controller sees it.
+func (i *Image) Unfenced(id int32) bool {
+	b := i.Brokers[id]
+	return b != nil && !b.Fenced
+}
+
+// Lookup finds a partition.
+func (i *Image) Lookup(t TopicID, p int32) (*Topic, *Partition, bool) {
+	topic := i.TopicsByID[t]
+	if topic == nil || p < 0 || int(p) >= len(topic.Partitions) {
+		return nil, nil, false
+	}
+	return topic, &topic.Partitions[p], true
 }
