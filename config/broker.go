@@ -91,9 +91,9 @@ func ValidateBroker(name, value string, perBroker bool) error {
 	case s == nil:
 		return unknown(ScopeBroker, name)
 	case s.Mode == ReadOnly:
-		return &Error{Name: name, Msg: fmt.Sprintf("Cannot update these configs dynamically: Set(%s)", name)}
+		return &Error{Name: name, ReadOnly: true, Msg: fmt.Sprintf("Cannot update these configs dynamically: Set(%s)", name)}
 	case s.Mode == ClusterWide && perBroker:
-		return &Error{Name: name, Msg: fmt.Sprintf("Cannot update these configs at broker level: Set(%s)", name)}
+		return &Error{Name: name, ReadOnly: true, Msg: fmt.Sprintf("Cannot update these configs at broker level: Set(%s)", name)}
 	}
 	return s.Check(value)
 }

@@ -107,7 +107,9 @@ var ErrInvalid = errors.New("invalid configuration")
 type Error struct {
 	Name    string
 	Unknown bool // there is no such setting
-	Msg     string
+	// ReadOnly: it cannot be changed while brokers run, or not for one broker. Broker code answers INVALID_REQUEST.
+	ReadOnly bool
+	Msg      string
 }
 
 func (e *Error) Error() string { return e.Msg }

@@ -32,6 +32,9 @@ func init() {
 			}
 		}
 	}
+	for _, table := range [][]*Setting{topicSettings, brokerSettings} {
+		slices.SortFunc(table, func(a, b *Setting) int { return strings.Compare(a.Name, b.Name) })
+	}
 	for _, s := range slices.Concat(topicSettings, brokerSettings) {
 		must(s.Null || s.Check(s.Default) == nil || s.Default == "", s.Name)
 	}
@@ -43,17 +46,15 @@ func must(ok bool, name string) {
 	}
 }
 
-// Settings of a scope, sorted by name. The rows must not be changed.
+// Settings of a scope, sorted by name. Neither the slice nor the rows may be changed.
 func Settings(scope Scope) []*Setting {
-	var all []*Setting
 	switch scope {
 	case ScopeTopic:
-		all = slices.Clone(topicSettings)
+		return topicSettings
 	case ScopeBroker:
-		all = slices.Clone(brokerSettings)
+		return brokerSettings
 	}
-	slices.SortFunc(all, func(a, b *Setting) int { return strings.Compare(a.Name, b.Name) })
-	return all
+	return nil
 }
 
 // Lookup finds a setting, or nil.
@@ -63,6 +64,14 @@ func Lookup(scope Scope, name string) *Setting {
 		return topicByName[name]
 	case ScopeBroker:
 		return brokerByName[name]
+	}
+	return nil
+}
+
+// Known gives the error for a name that is not in the table, or nil.
+func Known(scope Scope, name string) error {
+	if Lookup(scope, name) == nil {
+		return unknown(scope, name)
 	}
 	return nil
 }

@@ -117,6 +117,16 @@ func (s *Setting) inherited(b *Broker) (string, Source) {
 	return s.Default, SourceDefault
 }
 
+// InheritedByTopic is a topic setting's value where a topic does not override it; "" for an unknown name.
+func InheritedByTopic(name string, b *Broker) string {
+	s := topicByName[name]
+	if s == nil {
+		return ""
+	}
+	v, _ := s.inherited(b)
+	return v
+}
+
 // scale converts a broker's value to the topic's unit. Negative values mean "no limit" in every unit.
 func (y synonym) scale(v string) string {
 	if y.mul == 0 {

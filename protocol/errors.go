@@ -100,6 +100,7 @@ const (
 	UnknownTopicID                     int16 = 100
 	InconsistentTopicID                int16 = 103
 	FetchSessionTopicIDError           int16 = 106
+	MismatchedEndpointType             int16 = 114
 	UnsupportedEndpointType            int16 = 115
 	UnknownControllerID                int16 = 116
 )
@@ -207,6 +208,7 @@ var errorNames = map[int16]string{
 	UnknownTopicID:                     "UNKNOWN_TOPIC_ID",
 	InconsistentTopicID:                "INCONSISTENT_TOPIC_ID",
 	FetchSessionTopicIDError:           "FETCH_SESSION_TOPIC_ID_ERROR",
+	MismatchedEndpointType:             "MISMATCHED_ENDPOINT_TYPE",
 	UnsupportedEndpointType:            "UNSUPPORTED_ENDPOINT_TYPE",
 	UnknownControllerID:                "UNKNOWN_CONTROLLER_ID",
 }

@@ -18,6 +18,7 @@ const (
 	CreatePartitions        int16 = 37
 	IncrementalAlterConfigs int16 = 44
 	DescribeCluster         int16 = 60
+	ListConfigResources     int16 = 74
 	DescribeTopicPartitions int16 = 75
 )
 
@@ -47,6 +48,7 @@ var Versions = map[int16]Range{
 	CreatePartitions:        same(0, 3),
 	IncrementalAlterConfigs: same(0, 1),
 	DescribeCluster:         same(0, 2),
+	ListConfigResources:     same(0, 1),
 	DescribeTopicPartitions: same(0, 0),
 }
 
