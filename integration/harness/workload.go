@@ -402,3 +402,21 @@ func (c *Cluster) Brokers(ctx context.Context) ([]int32, error) {
 	}
 	return m.Brokers.NodeIDs(), nil
 }
+
+// LeaderEpoch returns who leads a partition, and in which epoch.
+func (c *Cluster) LeaderEpoch(ctx context.Context, topic string, partition int32) (node, epoch int32, err error) {
+	cl, err := c.Client()
+	if err != nil {
+		return -1, -1, err
+	}
+	defer cl.Close()
+	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	if err != nil {
+		return -1, -1, err
+	}
+	p, ok := m.Topics[topic].Partitions[partition]
+	if !ok || p.Err != nil {
+		return -1, -1, fmt.Errorf("%s/%d: %w", topic, partition, p.Err)
+	}
+	return p.Leader, p.LeaderEpoch, nil
+}
