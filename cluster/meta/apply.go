@@ -132,6 +132,9 @@ func (c SetClusterID) apply(e *edit) (any, error) {
 
 func (c CreateTopic) apply(e *edit) (any, error) {
 	img := e.img
+	if t := img.TopicsByID[c.ID]; t != nil && t.Name == c.Name {
+		return t, nil // the same request again, after an answer that was lost
+	}
 	if err := img.checkNewName(c.Name); err != nil {
 		return nil, err
 	}
@@ -194,6 +197,9 @@ func (c CreatePartitions) apply(e *edit) (any, error) {
 	if t == nil {
 		return nil, e.img.unknownTopic(c.Topic)
 	}
+	if c.already(t) {
+		return t, nil
+	}
 	if int(c.From) != len(t.Partitions) {
 		return nil, refuse(kerr.InvalidPartitions, "topic %s has %d partitions, not %d: another request changed it", t.Name, len(t.Partitions), c.From)
 	}
@@ -213,6 +219,20 @@ func (c CreatePartitions) apply(e *edit) (any, error) {
 	e.putTopic(&next)
 	e.img.PartitionCount += len(c.Partitions)
 	return &next, nil
+}
+
+// already says that this very request was applied before, and its answer lost.
+func (c CreatePartitions) already(t *Topic) bool {
+	if len(c.Partitions) == 0 || c.From < 0 || len(t.Partitions) != int(c.From)+len(c.Partitions) {
+		return false
+	}
+	for i, nodes := range c.Partitions {
+		initial := t.Partitions[int(c.From)+i].Initial
+		if !slices.EqualFunc(initial, nodes, func(r Replica, n int32) bool { return r.Node == n }) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c AllocateProducerIDs) apply(e *edit) (any, error) {

@@ -158,6 +158,9 @@ func (c SetReplicas) apply(e *edit) (any, error) {
 	if err := e.img.checkNodes(c.Nodes); err != nil {
 		return nil, err
 	}
+	if slices.EqualFunc(p.Replicas, c.Nodes, func(r Replica, n int32) bool { return r.Node == n }) {
+		return nil, nil
+	}
 	if c.Epoch >= 0 && c.Epoch != p.Epoch {
 		return nil, refuse(kerr.InvalidReplicaAssignment, "the replicas of %s-%d changed meanwhile (epoch %d, not %d)", t.Name, p.ID, p.Epoch, c.Epoch)
 	}
@@ -175,9 +178,6 @@ func (c SetReplicas) apply(e *edit) (any, error) {
 		}
 		next.Replicas = append(next.Replicas, leaving[i])
 		leaving = slices.Delete(leaving, i, i+1)
-	}
-	if slices.Equal(next.Replicas, p.Replicas) {
-		return nil, nil
 	}
 	next.Removing = leaving
 	next.Created = false

@@ -1,0 +1,216 @@
+package controller
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// store is the log and the stable store of the controller group over one bbolt file. Every call that writes has
+// synced the file when it returns.
+type store struct {
+	bolt *raftboltdb.BoltStore
+
+	// first is called before the first entry ever is stored.
+	first func() error
+
+	firstIndex, lastIndex atomic.Uint64
+
+	mu       sync.Mutex // guards what follows; raft's vote and heartbeat paths may meet
+	term     uint64
+	hasTerm  bool
+	voteTerm uint64 // of the vote on disk
+	voteCand []byte
+	heldTerm uint64 // LastVoteTerm as raft set it, not yet on disk
+	held     bool
+}
+
+// Keys of the stable store. raft's LastVoteTerm and LastVoteCand live in one key, see Set.
+const (
+	keyTerm     = "CurrentTerm"
+	keyVoteTerm = "LastVoteTerm"
+	keyVoteCand = "LastVoteCand"
+	keyVote     = "Vote" // term, 8 bytes big endian; candidate
+	keyWipe     = "Wipe" // see wipe.go
+)
+
+func openStore(dir string) (*store, error) {
+	path := filepath.Join(dir, "raft.db")
+	b, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	if err != nil {
+		return nil, fmt.Errorf("open the controller's log %s: %w", path, err)
+	}
+	s := &store{bolt: b}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("read the controller's log %s: %w", path, err), b.Close())
+	}
+	return s, nil
+}
+
+func (s *store) load() error {
+	term, err := s.bolt.GetUint64([]byte(keyTerm))
+	if err == nil {
+		s.term, s.hasTerm = term, true
+	} else if !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return err
+	}
+	vote, err := s.bolt.Get([]byte(keyVote))
+	if err == nil {
+		if len(vote) < 8 {
+			return fmt.Errorf("a vote of %d bytes", len(vote))
+		}
+		s.voteTerm, s.voteCand = binary.BigEndian.Uint64(vote), vote[8:]
+	} else if !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return err
+	}
+	return s.bounds()
+}
+
+// bounds reads the first and the last index; between the writes, which raft does one at a time, they are constant.
+func (s *store) bounds() error {
+	first, err := s.bolt.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := s.bolt.LastIndex()
+	if err != nil {
+		return err
+	}
+	s.firstIndex.Store(first)
+	s.lastIndex.Store(last)
+	return nil
+}
+
+func (s *store) FirstIndex() (uint64, error) { return s.firstIndex.Load(), nil }
+func (s *store) LastIndex() (uint64, error)  { return s.lastIndex.Load(), nil }
+
+func (s *store) GetLog(index uint64, l *raft.Log) error { return s.bolt.GetLog(index, l) }
+func (s *store) StoreLog(l *raft.Log) error             { return s.StoreLogs([]*raft.Log{l}) }
+
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	if s.lastIndex.Load() == 0 {
+		if err := s.first(); err != nil {
+			return err
+		}
+	}
+	if err := s.bolt.StoreLogs(logs); err != nil {
+		return fmt.Errorf("store the controller's log: %w", err)
+	}
+	s.firstIndex.CompareAndSwap(0, logs[0].Index)
+	s.lastIndex.Store(logs[len(logs)-1].Index)
+	return nil
+}
+
+func (s *store) DeleteRange(first, last uint64) error {
+	if err := s.bolt.DeleteRange(first, last); err != nil {
+		return fmt.Errorf("delete %d to %d of the controller's log: %w", first, last, err)
+	}
+	return s.bounds()
+}
+
+// IsMonotonic makes raft empty the log after it installed a snapshot: the snapshot lies ahead of the log then, and what
+// was before it must not be read behind it.
+func (s *store) IsMonotonic() bool { return true }
+
+// termAt is the term of a stored entry.
+func (s *store) termAt(index uint64) (uint64, bool) {
+	if index == 0 || index < s.firstIndex.Load() || index > s.lastIndex.Load() {
+		return 0, false
+	}
+	var l raft.Log
+	if err := s.bolt.GetLog(index, &l); err != nil {
+		return 0, false
+	}
+	return l.Term, true
+}
+
+// SetUint64 keeps LastVoteTerm back until the candidate is known.
+func (s *store) SetUint64(key []byte, v uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch string(key) {
+	case keyVoteTerm:
+		s.heldTerm, s.held = v, true
+		return nil
+	case keyTerm:
+		if s.hasTerm && s.term == v {
+			return nil
+		}
+		if err := s.bolt.SetUint64(key, v); err != nil {
+			return fmt.Errorf("store the controller's term: %w", err)
+		}
+		s.term, s.hasTerm = v, true
+		return nil
+	}
+	return s.bolt.SetUint64(key, v)
+}
+
+// Set writes a vote: term and candidate are one value of one key, so no crash leaves a new term with an old candidate
+// (safety rule 2).
+//
+//	"Vote" -> | term, 8 bytes big endian | candidate's server id |
+func (s *store) Set(key, v []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if string(key) != keyVoteCand {
+		return s.bolt.Set(key, v)
+	}
+	term := s.voteTerm
+	if s.held {
+		term = s.heldTerm
+	}
+	if term == s.voteTerm && string(v) == string(s.voteCand) {
+		s.held = false
+		return nil
+	}
+	value := append(binary.BigEndian.AppendUint64(nil, term), v...)
+	if err := s.bolt.Set([]byte(keyVote), value); err != nil {
+		return fmt.Errorf("store the controller's vote: %w", err)
+	}
+	s.voteTerm, s.voteCand, s.held = term, value[8:], false
+	return nil
+}
+
+// Get answers what is on disk: a term that is held back is no vote.
+func (s *store) Get(key []byte) ([]byte, error) {
+	if string(key) == keyVoteCand {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.voteCand) == 0 {
+			return nil, raftboltdb.ErrKeyNotFound
+		}
+		return append([]byte(nil), s.voteCand...), nil
+	}
+	return s.bolt.Get(key)
+}
+
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch string(key) {
+	case keyVoteTerm:
+		if len(s.voteCand) == 0 {
+			return 0, raftboltdb.ErrKeyNotFound
+		}
+		return s.voteTerm, nil
+	case keyTerm:
+		if !s.hasTerm {
+			return 0, raftboltdb.ErrKeyNotFound
+		}
+		return s.term, nil
+	}
+	return s.bolt.GetUint64(key)
+}
+
+func (s *store) close() error { return s.bolt.Close() }
