@@ -99,6 +99,7 @@ const (
 	FeatureUpdateFailed                int16 = 96
 	UnknownTopicID                     int16 = 100
 	InconsistentTopicID                int16 = 103
+	BrokerIDNotRegistered              int16 = 102
 	FetchSessionTopicIDError           int16 = 106
 	MismatchedEndpointType             int16 = 114
 	UnsupportedEndpointType            int16 = 115
@@ -207,6 +208,7 @@ var errorNames = map[int16]string{
 	FeatureUpdateFailed:                "FEATURE_UPDATE_FAILED",
 	UnknownTopicID:                     "UNKNOWN_TOPIC_ID",
 	InconsistentTopicID:                "INCONSISTENT_TOPIC_ID",
+	BrokerIDNotRegistered:              "BROKER_ID_NOT_REGISTERED",
 	FetchSessionTopicIDError:           "FETCH_SESSION_TOPIC_ID_ERROR",
 	MismatchedEndpointType:             "MISMATCHED_ENDPOINT_TYPE",
 	UnsupportedEndpointType:            "UNSUPPORTED_ENDPOINT_TYPE",
