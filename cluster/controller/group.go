@@ -13,7 +13,9 @@ import (
 type group struct{ c *Controller }
 
 func (g group) FirstIndex() uint64 { return g.c.store.firstIndex.Load() }
-func (g group) LastIndex() uint64  { return max(g.c.store.lastIndex.Load(), g.c.snapshots.newest().Index) }
+func (g group) LastIndex() uint64 {
+	return max(g.c.store.lastIndex.Load(), g.c.snapshots.newest().Index)
+}
 
 // Term knows the log's entries and the newest snapshot's last.
 func (g group) Term(index uint64) (uint64, bool) {
