@@ -107,7 +107,6 @@ EXIT CODES:
 		},
 	}
 	setUsageHandlers(app.Commands)
-	cli.FlagStringer = flagHelp
 	return app
 }
 

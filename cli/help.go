@@ -22,6 +22,8 @@ FLAGS:{{range .VisibleFlags}}
    {{.}}{{end}}
 {{end}}`
 
+func init() { cli.FlagStringer = flagHelp }
+
 // flagHelp is one flag's line: names, the word for its value, a tab, what it does.
 func flagHelp(f cli.Flag) string {
 	d, ok := f.(cli.DocGenerationFlag)
