@@ -136,7 +136,11 @@ func (b *Broker) BootstrapExpect() int {
 func (b *Broker) AutoCreateTopics() bool { return b.v.bool("auto.create.topics.enable") }
 func (b *Broker) DeleteTopics() bool     { return b.v.bool("delete.topic.enable") }
 func (b *Broker) NumPartitions() int32   { return int32(b.v.long("num.partitions")) }
+func (b *Broker) MaxTopics() int         { return int(b.v.long("balsa.max.topics")) }
 func (b *Broker) MaxPartitions() int     { return int(b.v.long("balsa.max.partitions")) }
+func (b *Broker) MaxPartitionsPerTopic() int {
+	return int(b.v.long("balsa.max.partitions.per.topic"))
+}
 func (b *Broker) MinInsyncReplicas() int { return int(b.v.long("min.insync.replicas")) }
 
 // DefaultReplicationFactor is -1 when it is not set: the controller then takes min(3, bootstrap-expect) of the cluster.

@@ -61,7 +61,9 @@ var brokerSettings = []*Setting{
 		}
 		return nil
 	}, "-1 or [1,...,32767]"),
-	brokerRow("balsa.max.partitions", Int, PerBroker, "20000", "Partitions in the cluster; CreateTopics and CreatePartitions refuse more.").with(atLeast(1)),
+	brokerRow("balsa.max.topics", Int, ClusterWide, "10000", "Topics in the cluster; CreateTopics refuses more.").with(between(1, 200_000)),
+	brokerRow("balsa.max.partitions", Int, ClusterWide, "100000", "Partitions in the cluster; CreateTopics and CreatePartitions refuse more.").with(between(1, 1_000_000)),
+	brokerRow("balsa.max.partitions.per.topic", Int, ClusterWide, "10000", "Partitions of one topic.").with(between(1, 100_000)),
 
 	// Defaults of topics.
 	brokerRow("compression.gzip.level", Int, ClusterWide, "-1", "Default of the topics' compression.gzip.level.").any(),
