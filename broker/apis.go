@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -41,8 +42,8 @@ const defaultMaxBytes = 1 << 20
 var handlers = map[int16]*apiHandler{}
 
 var dataAPIs = []apiHandler{
-	{key: protocol.Produce}, // decoded by hand, see produce.go
-	{key: protocol.Fetch},   // likewise, fetch.go
+	{key: protocol.Produce, maxBytes: math.MaxInt32}, // decoded by hand, see produce.go
+	{key: protocol.Fetch, maxBytes: 8 << 20},         // likewise, fetch_request.go
 	{key: protocol.ListOffsets, handle: handleListOffsets},
 	{key: protocol.Metadata, handle: handleMetadata},
 	{key: protocol.ApiVersions, handle: handleAPIVersions},

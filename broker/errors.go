@@ -41,6 +41,7 @@ var errorCodes = []struct {
 	{record.ErrTooLarge, protocol.MessageTooLarge},
 	{record.ErrTimestamp, protocol.InvalidTimestamp},
 	{record.ErrCodec, protocol.UnsupportedCompressionType},
+	{errTransactional, protocol.InvalidTxnState},
 	{record.ErrInvalid, protocol.InvalidRecord},
 	{record.ErrShort, protocol.InvalidRecord},
 	{context.DeadlineExceeded, protocol.RequestTimedOut},
