@@ -7,6 +7,7 @@ import (
 
 	"github.com/balsa-broker/balsa/cluster"
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
 )
 
@@ -189,4 +190,12 @@ func summary(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 		}
 	}
 	return s
+}
+
+// MinISR gives topics' min.insync.replicas under the broker's configuration in force.
+func MinISR(b func() *config.Broker) func(*meta.Topic) int {
+	return func(t *meta.Topic) int {
+		c, _ := config.ResolveTopic(t.Configs, b()) // usable whatever it says
+		return c.MinInsyncReplicas
+	}
 }

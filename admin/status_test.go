@@ -9,6 +9,7 @@ import (
 
 	"github.com/balsa-broker/balsa/cluster"
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
 )
 
@@ -45,7 +46,11 @@ func newView(t *testing.T) view {
 }
 
 func TestStatus(t *testing.T) {
-	s := Status(newView(t), func(*meta.Topic) int { return 2 })
+	two, err := config.NewBroker(map[string]string{"min.insync.replicas": "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Status(newView(t), MinISR(func() *config.Broker { return two }))
 	if s.Partitions != 3 || s.Leaderless.Count != 1 || s.Leaderless.Named[0].Partition != 2 || s.UnderReplicated.Count != 2 || s.UnderMinISR.Count != 2 {
 		t.Errorf("%+v", s)
 	}
@@ -76,8 +81,8 @@ func TestCollector(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]float64{
-		"balsa_cluster_brokers/alive": 2, "balsa_cluster_brokers/dead": 1, "balsa_cluster_leaderless_partitions": 1,
-		"balsa_cluster_under_replicated_partitions": 2, "balsa_broker_replicas/missing": 2, "balsa_cluster_controller": 1,
+		"balsa_cluster_partitions": 3, "balsa_cluster_leaderless_partitions": 1, "balsa_cluster_under_replicated_partitions": 2,
+		"balsa_cluster_under_min_isr_partitions": 1, "balsa_cluster_has_controller": 1, "balsa_broker_log_bytes": 0,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v, want %v", name, v, want)

@@ -305,24 +305,3 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
-
-func TestFollow(t *testing.T) {
-	version, cluster := uint64(0), map[string]string(nil)
-	var problems []error
-	get := Default().Follow(func() (uint64, map[string]string, map[string]string) { return version, cluster, nil },
-		func(err error) { problems = append(problems, err) })
-	first := get()
-	version = 1
-	if get() != first {
-		t.Error("another broker without another setting")
-	}
-	version, cluster = 2, map[string]string{"message.max.bytes": "7", "gone": "1"}
-	second := get()
-	if second.MessageMaxBytes() != 7 || get() != second || len(problems) != 1 {
-		t.Error(second.MessageMaxBytes(), problems)
-	}
-	version, cluster = 3, nil
-	if get().MessageMaxBytes() != first.MessageMaxBytes() {
-		t.Error("a removed setting stays")
-	}
-}
