@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/balsa-broker/balsa/vfs"
 )
 
@@ -33,6 +31,8 @@ var (
 	ErrClosed = errors.New("segment: closed")
 	// ErrFailed: a write or sync failed earlier; the log takes no more appends until it is reopened (safety rule 8).
 	ErrFailed = errors.New("segment: failed")
+	// ErrInvalid: the entries handed to Append do not fit the log; nothing was written.
+	ErrInvalid = errors.New("segment: invalid append")
 )
 
 // Entry describes one entry without its records.
@@ -56,6 +56,9 @@ type NewEntry struct {
 	Index, Term uint64
 	Type        Type
 	Data        []byte // the whole batch, or the payload of a reserved frame
+	// Stamped: Data is a batch stamped by a leader. Append then refuses it when base offset or epoch are not what it
+	// would stamp, instead of stamping.
+	Stamped bool
 }
 
 // Options of a Log. Zero values of the numbers mean Kafka's defaults.
@@ -67,6 +70,11 @@ type Options struct {
 	// Config returns the settings in force; it may change while the log is open.
 	Config func() Config
 	Now    func() time.Time
+	// DurableIndex: entries up to it are known to have been durable (the kept high watermark). Open fails with
+	// ErrCorrupt when the log ends before (safety rule 12).
+	DurableIndex uint64
+	// BootID names the run of the machine; empty: the system's. For tests of crashes.
+	BootID string
 }
 
 // Config is the part of a topic's configuration that shapes segments.
@@ -91,6 +99,3 @@ type Range struct {
 	Last      uint64
 	NextIndex uint64
 }
-
-// Ensure the raft package's types are those that partition hands over.
-var _ = raft.LogCommand

@@ -1,76 +1,223 @@
 package segment
 
-import "time"
+import (
+	"fmt"
+	"log/slog"
+	"sort"
+	"sync"
+	"time"
 
-// Log is the log of one partition replica. One writer (Raft) at a time calls Append, TruncateSuffix and
-// AdvanceStart; everything else may be called concurrently with it and with each other.
-type Log struct{}
+	"github.com/balsa-broker/balsa/vfs"
+)
 
-// Open recovers the log in o.Dir, or makes an empty one.
-func Open(o Options) (*Log, error) { panic("todo") }
+// Log is the log of one partition replica. Append, TruncateSuffix, AdvanceStart, Reset, Roll and Close exclude one
+// another; everything else may be called concurrently with them and with each other.
+type Log struct {
+	o   Options
+	rec Recovery
+
+	// wmu is held by the one writer. What follows is the writer's.
+	wmu       sync.Mutex
+	file      vfs.File // of the active segment, pinned; nil until the first append
+	allocated int64    // size of the active file, with preallocated space
+	idx       indexWriter
+	persisted persisted
+	onRoll    func(baseIndex uint64)
+	flushing  bool // a flush of the background is on its way
+	closed    bool
+	failed    error
+
+	// mu guards the picture that readers take; it is never held over I/O. Only the writer changes it (holding wmu too),
+	// so the writer reads it without mu.
+	mu          sync.RWMutex
+	segs        []*seg
+	firstIndex  uint64 // 0: nothing was ever held
+	prevTerm    uint64 // of entry firstIndex-1
+	nextIndex   uint64 // 0: any
+	nextOffset  int64
+	startOffset int64
+	synced      int64 // position in the active segment up to which it is durable
+	terms       []termStart
+	runs        []run
+	configs     []configEntry
+	recent      ring
+	hints       hints
+	generation  uint64 // counts truncations
+}
+
+// persisted is what the state file says.
+type persisted struct {
+	valid bool
+	next  uint64
+	clean bool
+	boot  string
+}
+
+// withDefaults fills in Kafka's defaults.
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+	if o.Sync == nil {
+		o.Sync = NewSyncer(0)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Config == nil {
+		o.Config = func() Config { return Config{Fsync: true} }
+	}
+	if o.BootID == "" {
+		o.BootID = bootID()
+	}
+	return o
+}
+
+// config returns the settings in force with the defaults filled in.
+func (l *Log) config() Config {
+	c := l.o.Config()
+	if c.SegmentBytes <= 0 {
+		c.SegmentBytes = 1 << 30
+	}
+	if c.SegmentAge <= 0 {
+		c.SegmentAge = 7 * 24 * time.Hour
+	}
+	if c.IndexIntervalBytes <= 0 {
+		c.IndexIntervalBytes = 4096
+	}
+	if c.FileDeleteDelay < 0 {
+		c.FileDeleteDelay = 0
+	}
+	return c
+}
+
+// active is the last segment, nil when there is none yet. wmu or mu is held.
+func (l *Log) active() *seg {
+	if n := len(l.segs); n > 0 {
+		return l.segs[n-1]
+	}
+	return nil
+}
+
+func (l *Log) usable() error {
+	if l.closed {
+		return ErrClosed
+	}
+	if l.failed != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, l.failed)
+	}
+	return nil
+}
+
+// fail ends all writing (safety rule 8) and returns the error for the call that met it.
+func (l *Log) fail(what string, err error) error {
+	if l.failed == nil {
+		l.failed = fmt.Errorf("%s: %w", what, err)
+		l.o.Logger.Error("log takes no more appends", "dir", l.o.Dir, "doing", what, "error", err)
+	}
+	return fmt.Errorf("%w: %w", ErrFailed, l.failed)
+}
 
 // FirstIndex and LastIndex are 0 when the log is empty and never held anything; after prefix deletion of
 // everything FirstIndex is LastIndex+1.
-func (l *Log) FirstIndex() uint64 { panic("todo") }
-func (l *Log) LastIndex() uint64  { panic("todo") }
-
-// StartOffset is the lowest Kafka offset that may be read, NextOffset the one that the next record gets.
-func (l *Log) StartOffset() int64 { panic("todo") }
-func (l *Log) NextOffset() int64  { panic("todo") }
-
-// Term of an entry, answered from memory, also for FirstIndex-1.
-func (l *Log) Term(index uint64) (uint64, bool) { panic("todo") }
-
-// Type of an entry, answered from memory, with the payload of a configuration.
-func (l *Log) Type(index uint64) (t Type, payload []byte, ok bool) { panic("todo") }
-
-// Entry reads the description of an entry (memory for recent ones, else a read near an index entry).
-func (l *Log) Entry(index uint64) (Entry, error) { panic("todo") }
-
-// Scan calls f with each entry from index first on, in order, until f returns false or the log ends.
-func (l *Log) Scan(first uint64, f func(Entry) bool) error { panic("todo") }
-
-// Append stamps and writes the entries with one write, and returns when they are durable (Config.Fsync), else when
-// written. On error the log is as before the call, or failed (ErrFailed). Indexes follow LastIndex without a gap;
-// the first append of an empty log may have any index.
-func (l *Log) Append(entries []NewEntry) error { panic("todo") }
-
-// TruncateSuffix removes the entries from index first on; durable on return (safety rule 9).
-func (l *Log) TruncateSuffix(first uint64) error { panic("todo") }
-
-// AdvanceStart moves the log start to offset (retention, DeleteRecords): whole segments below it are deleted, and
-// FirstIndex moves to the first kept segment's. Durable on return.
-func (l *Log) AdvanceStart(offset int64) error { panic("todo") }
-
-// Reset empties the log durably (a mark first, so that a crash finishes it), the next entry to be index next with
-// Kafka offset offset, following an entry of term prevTerm (safety rule 6, and the start of an empty replica from a
-// checkpoint).
-func (l *Log) Reset(next uint64, offset int64, prevTerm uint64) error { panic("todo") }
-
-// ReadIndexes returns the frames of entries first.. as one range of one file: at most last, at most maxBytes unless
-// the first frame alone is larger.
-func (l *Log) ReadIndexes(first, last uint64, maxBytes int) (Range, error) { panic("todo") }
-
-// ReadOffsets returns stretches of batches from the one holding offset on, only batches that lie below limit
-// (NextOffset of the batch <= limit), at most maxBytes in all; when minOne, the first batch even if larger.
-// Reserved frames are never inside a range. ErrNotFound when offset < StartOffset or > NextOffset; no ranges at the end.
-func (l *Log) ReadOffsets(offset, limit int64, maxBytes int, minOne bool) ([]Range, error) {
-	panic("todo")
+func (l *Log) FirstIndex() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.firstIndex
 }
 
-// EpochEnd answers OffsetForLeaderEpoch: the largest epoch <= epoch that the log knows and the offset where it ends
-// (NextOffset for the last one); -1, -1 when unknown.
-func (l *Log) EpochEnd(epoch int32) (int32, int64) { panic("todo") }
+// LastIndex: see FirstIndex.
+func (l *Log) LastIndex() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.lastIndex()
+}
 
-// EpochAt is the leader epoch of the batch that holds offset (or would), from memory.
-func (l *Log) EpochAt(offset int64) (int32, bool) { panic("todo") }
+func (l *Log) lastIndex() uint64 {
+	if l.nextIndex == 0 {
+		return 0
+	}
+	return l.nextIndex - 1
+}
 
-// OffsetForTime returns the base offset of the first batch with a max timestamp >= ts (ms), and its index; ok false
-// when there is none. The caller looks into the batch for the record.
-func (l *Log) OffsetForTime(ts int64) (offset int64, ok bool, err error) { panic("todo") }
+// StartOffset is the lowest Kafka offset that may be read, NextOffset the one that the next record gets.
+func (l *Log) StartOffset() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.startOffset
+}
 
-// MaxTimestamp returns the largest timestamp of the log and the base offset of its batch; -1, -1 when empty.
-func (l *Log) MaxTimestamp() (ts, offset int64) { panic("todo") }
+// NextOffset: see StartOffset.
+func (l *Log) NextOffset() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.nextOffset
+}
+
+// Term of an entry, answered from memory, also for FirstIndex-1.
+func (l *Log) Term(index uint64) (uint64, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.term(index)
+}
+
+func (l *Log) term(index uint64) (uint64, bool) {
+	if l.firstIndex > 0 && index == l.firstIndex-1 {
+		return l.prevTerm, index > 0
+	}
+	if index < l.firstIndex || index >= l.nextIndex || index == 0 {
+		return 0, false
+	}
+	i := sort.Search(len(l.terms), func(i int) bool { return l.terms[i].index > index })
+	if i == 0 {
+		return 0, false
+	}
+	return l.terms[i-1].term, true
+}
+
+// lastTerm is the term in force at the end. wmu or mu is held.
+func (l *Log) lastTerm() uint64 {
+	if n := len(l.terms); n > 0 {
+		return l.terms[n-1].term
+	}
+	return l.prevTerm
+}
+
+// Type of an entry, answered from memory, with the payload of a configuration.
+func (l *Log) Type(index uint64) (t Type, payload []byte, ok bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if index < l.firstIndex || index >= l.nextIndex || index == 0 {
+		return 0, nil, false
+	}
+	i := sort.Search(len(l.runs), func(i int) bool { return l.runs[i].first > index })
+	if i == 0 || index-l.runs[i-1].first >= uint64(l.runs[i-1].n) {
+		return Batch, nil, true
+	}
+	if t = l.runs[i-1].typ; t == Configuration {
+		_, payload = l.configurationAt(index)
+	}
+	return t, payload, true
+}
+
+// ConfigurationAt returns the last configuration at or below index, also when it stands before FirstIndex (the last
+// of those is kept in memory and in the state file). index 0 and nil when there is none.
+func (l *Log) ConfigurationAt(index uint64) (at uint64, payload []byte) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.configurationAt(index)
+}
+
+func (l *Log) configurationAt(index uint64) (uint64, []byte) {
+	i := sort.Search(len(l.configs), func(i int) bool { return l.configs[i].index > index })
+	if i == 0 {
+		return 0, nil
+	}
+	return l.configs[i-1].index, l.configs[i-1].payload
+}
 
 // Segment describes one segment file.
 type Segment struct {
@@ -78,23 +225,45 @@ type Segment struct {
 	BaseOffset, NextOffset int64
 	FirstIndex, LastIndex  uint64
 	Size                   int64 // bytes of frames, without preallocated space
-	MaxTimestamp           int64
+	MaxTimestamp           int64 // -1: no batches
 	Created                time.Time
 	Active                 bool
 }
 
 // Segments lists the segments in order, the active one last.
-func (l *Log) Segments() []Segment { panic("todo") }
+func (l *Log) Segments() []Segment {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	out := make([]Segment, len(l.segs))
+	for i, s := range l.segs {
+		out[i] = Segment{
+			Path: s.logPath(), BaseOffset: s.baseOffset, NextOffset: s.nextOffset, FirstIndex: s.firstIndex,
+			LastIndex: max(s.nextIndex, 1) - 1, Size: s.size, MaxTimestamp: s.maxTS, Created: time.UnixMilli(s.created),
+			Active: i == len(l.segs)-1,
+		}
+	}
+	return out
+}
 
 // Size is the sum of the segments' sizes.
-func (l *Log) Size() int64 { panic("todo") }
+func (l *Log) Size() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var n int64
+	for _, s := range l.segs {
+		n += s.size
+	}
+	return n
+}
 
 // OnRoll registers f, called by the writer after a roll with the base index of the new segment, before its first
-// entry is stored: everything up to base-1 is in closed, synced segments.
-func (l *Log) OnRoll(f func(baseIndex uint64)) { panic("todo") }
-
-// Sync makes all that was written durable.
-func (l *Log) Sync() error { panic("todo") }
+// entry is stored: everything up to base-1 is in closed, synced segments. f must not call Append, TruncateSuffix,
+// AdvanceStart, Reset, Roll or Close. Register before the first append.
+func (l *Log) OnRoll(f func(baseIndex uint64)) {
+	l.wmu.Lock()
+	l.onRoll = f
+	l.wmu.Unlock()
+}
 
 // Recovery says what Open found.
 type Recovery struct {
@@ -104,7 +273,5 @@ type Recovery struct {
 	BytesRead int64
 }
 
-func (l *Log) Recovery() Recovery { panic("todo") }
-
-// Close syncs, releases preallocated space, writes the clean mark and closes the files.
-func (l *Log) Close() error { panic("todo") }
+// Recovery returns what Open found.
+func (l *Log) Recovery() Recovery { return l.rec }

@@ -1,5 +1,10 @@
 package vfs
 
+import (
+	"fmt"
+	"os"
+)
+
 // WriteBuffers writes bufs one after the other at off with one call of the system where it has one (pwritev), else
 // joined into one WriteAt: never several writes of which a crash could keep the later one only by our own doing.
 // bufs and its slices' headers are consumed; the bytes are not changed.
@@ -72,4 +77,18 @@ func ReadFile(fsys FS, name string, max int64) ([]byte, error) {
 		}
 	}
 	return b, nil
+}
+
+const (
+	createFlags = os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	readFlags   = os.O_RDONLY
+)
+
+type tooLarge struct {
+	name      string
+	size, max int64
+}
+
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("read %s: %d bytes, more than the limit of %d", e.name, e.size, e.max)
 }
