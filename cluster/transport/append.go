@@ -1,0 +1,258 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// sendAppend encodes and queues an AppendEntries in one or more parts, waiting while too many bytes are in flight. done
+// is called once, from the connection's reader, unless an error is returned; it must not wait.
+func (e *Endpoint) sendAppend(c *conn, r route, q *raft.AppendEntriesRequest, done func(raft.AppendEntriesResponse, error)) (uint64, error) {
+	f := e.follower(r.target)
+	f.sent(q.Term, e.group.LastIndex(), time.Now())
+	end := q.PrevLogEntry + uint64(len(q.Entries))
+	req := &request{
+		expect: frameAppendAnswer, timeout: e.m.o.AppendTimeout, follower: f,
+		done: func(_ header, body []byte, _ *buffer, err error) {
+			var resp raft.AppendEntriesResponse
+			if err == nil {
+				err = parseAppendAnswer(body, &resp)
+			}
+			if err == nil && resp.Success {
+				f.matched(q.Term, end)
+			}
+			done(resp, err)
+		},
+	}
+	id, err := c.register(req)
+	if err != nil {
+		return 0, err
+	}
+	part := appendPart{route: r, term: q.Term, prevIndex: q.PrevLogEntry, prevTerm: q.PrevLogTerm, commit: q.LeaderCommitIndex}
+	h := header{typ: frameAppend, kind: uint8(q.ProtocolVersion), id: id}
+	if len(q.Entries) == 0 {
+		h.flags = flagLazy | flagLastPart // it carries a commit index, which may wait
+		var b [appendPartSize]byte
+		if err := c.send(h, appendAppendPart(b[:0], part)); err != nil {
+			return id, e.sendFailed(c, id, err)
+		}
+		return id, nil
+	}
+	for rest, first := q.Entries, true; len(rest) > 0; first = false {
+		buf, n, err := e.encodePart(h, part, rest)
+		if err != nil {
+			c.forget(id) // before anything can answer it
+			if !first {  // the receiver waits for the last part
+				h.flags = flagLastPart
+				part.count = 0
+				_ = c.send(h, appendAppendPart(nil, part))
+			}
+			return id, e.sendFailed(c, id, fmt.Errorf("encode entries from %d: %w", rest[0].Index, err))
+		}
+		last := rest[n-1]
+		rest = rest[n:]
+		if len(rest) == 0 {
+			buf.b[5] |= flagLastPart
+		}
+		if err := e.sendPart(c, f, id, req, buf); err != nil {
+			return id, e.sendFailed(c, id, err)
+		}
+		part.prevIndex, part.prevTerm = last.Index, last.Term
+	}
+	return id, nil
+}
+
+// sendFailed takes the request back. When its done has been called already, with the connection's own error, the
+// caller of sendAppend still gets the error alone: done of a request that returned one is ignored by all callers.
+func (e *Endpoint) sendFailed(c *conn, id uint64, err error) error {
+	c.forget(id)
+	return err
+}
+
+func (e *Endpoint) encodePart(h header, part appendPart, entries []*raft.Log) (*buffer, int, error) {
+	e.mu.Lock()
+	size := min(e.entrySize*len(entries)*9/8, e.m.o.MaxPartBytes) + headerSize + appendPartSize + 64
+	e.mu.Unlock()
+	buf := newBuffer(size)
+	const head = headerSize + appendPartSize
+	out, n, err := e.group.EncodeEntries(buf.b[:head], entries, e.m.o.MaxPartBytes)
+	if err == nil && (n < 1 || n > len(entries) || len(out) <= head) {
+		err = fmt.Errorf("%d of %d entries in %d bytes", n, len(entries), len(out)-head)
+	}
+	if err == nil && len(out)-headerSize > e.m.o.MaxFrameBytes {
+		err = fmt.Errorf("%w: %d bytes of entries, the limit is %d", ErrTooLarge, len(out), e.m.o.MaxFrameBytes)
+	}
+	if err != nil {
+		buf.free()
+		return nil, 0, err
+	}
+	if cap(out) != cap(buf.b) {
+		buf.free() // it was too small
+		buf = &buffer{}
+	}
+	buf.b = out
+	part.count = uint32(n)
+	_ = appendAppendPart(appendHeader(buf.b[:0], h), part)
+	e.mu.Lock()
+	e.entrySize = (7*e.entrySize + (len(out)-head)/n) / 8
+	e.mu.Unlock()
+	return buf, n, nil
+}
+
+// sendPart waits until the part may be in flight, and queues it.
+func (e *Endpoint) sendPart(c *conn, f *follower, id uint64, req *request, buf *buffer) error {
+	n := min(int64(len(buf.b)), e.m.o.MaxFollowerBytes, e.m.o.MaxInFlightBytes)
+	if err := f.inFlight.Acquire(e.ctx, n); err != nil {
+		buf.free()
+		return ErrClosed
+	}
+	if err := c.inFlight.Acquire(c.ctx, n); err != nil {
+		f.inFlight.Release(n)
+		buf.free()
+		return fmt.Errorf("%w: %s", ErrDisconnected, c)
+	}
+	c.mu.Lock()
+	known := c.pending[id] == req
+	if known {
+		req.parts = append(req.parts, n)
+		req.deadline = time.Now().Add(req.timeout).UnixNano()
+	}
+	c.mu.Unlock()
+	if !known {
+		c.inFlight.Release(n)
+		f.inFlight.Release(n)
+		buf.free()
+		return fmt.Errorf("%w: %s", ErrDisconnected, c)
+	}
+	return c.sendBuffer(buf)
+}
+
+// errPipeline: one of the pipeline's requests failed; Raft falls back to single requests.
+var errPipeline = errors.New("transport: pipeline broken")
+
+// pipeline implements raft.AppendPipeline on one connection.
+//
+// Only real answers of the follower reach Consumer: Raft takes whatever arrives there for a sign of life of the
+// follower, and would extend the leader's lease by an error. After an error the next AppendEntries fails, and Raft
+// leaves the pipeline.
+type pipeline struct {
+	e     *Endpoint
+	c     *conn
+	r     route
+	slots chan struct{} // one per request in flight
+	out   chan raft.AppendFuture
+
+	mu     sync.Mutex
+	err    error
+	closed chan struct{}
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (e *Endpoint) AppendEntriesPipeline(_ raft.ServerID, a raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, r, err := e.target(a)
+	if err != nil {
+		return nil, err
+	}
+	l, err := e.await(p)
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline{
+		e: e, c: l.data, r: r, slots: make(chan struct{}, e.m.o.Window), closed: make(chan struct{}),
+		out: make(chan raft.AppendFuture, 2*e.m.o.Window),
+	}, nil
+}
+
+// AppendEntries waits while the window is full.
+func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		select {
+		case p.slots <- struct{}{}:
+		case <-p.closed:
+			return nil, raft.ErrPipelineShutdown
+		case <-p.c.done:
+			return nil, fmt.Errorf("%w: %s", ErrDisconnected, p.c)
+		case <-p.e.ctx.Done():
+			return nil, ErrClosed
+		}
+	}
+	// out has room for a window of answers in flight beside a window that Raft has not taken yet.
+	for len(p.out) >= p.e.m.o.Window {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-p.closed:
+			return nil, raft.ErrPipelineShutdown
+		}
+	}
+	p.mu.Lock()
+	err := p.err
+	p.mu.Unlock()
+	if err != nil {
+		<-p.slots
+		return nil, err
+	}
+	f := &appendFuture{start: time.Now(), req: q, resp: resp, done: make(chan struct{})}
+	if _, err := p.e.sendAppend(p.c, p.r, q, func(r raft.AppendEntriesResponse, err error) { p.finish(f, r, err) }); err != nil {
+		p.fail(err)
+		return nil, err
+	}
+	return f, nil
+}
+
+func (p *pipeline) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = fmt.Errorf("%w: %w", errPipeline, err)
+	}
+}
+
+func (p *pipeline) finish(f *appendFuture, r raft.AppendEntriesResponse, err error) {
+	if err != nil {
+		p.fail(err)
+		f.err = err
+	} else {
+		*f.resp = r
+	}
+	close(f.done)
+	if err == nil {
+		p.out <- f // never full: see AppendEntries
+	}
+	<-p.slots
+}
+
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.out }
+
+// Close lets the requests in flight go; their answers are dropped.
+func (p *pipeline) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.closed:
+	default:
+		close(p.closed)
+	}
+	return nil
+}
+
+type appendFuture struct {
+	start time.Time
+	req   *raft.AppendEntriesRequest
+	resp  *raft.AppendEntriesResponse
+	done  chan struct{}
+	err   error
+}
+
+func (f *appendFuture) Error() error {
+	<-f.done
+	return f.err
+}
+func (f *appendFuture) Start() time.Time                      { return f.start }
+func (f *appendFuture) Request() *raft.AppendEntriesRequest   { return f.req }
+func (f *appendFuture) Response() *raft.AppendEntriesResponse { return f.resp }
