@@ -24,11 +24,13 @@ type metaNode struct {
 	mu     sync.Mutex
 	img    *meta.Image
 	nextID byte
-	hang   bool // administrative requests wait for their context
+
+	controller int32
+	hang       bool // administrative requests wait for their context
 }
 
 func newMetaNode(brokers ...int32) *metaNode {
-	n := &metaNode{img: meta.NewImage()}
+	n := &metaNode{img: meta.NewImage(), controller: 2}
 	n.apply(meta.SetClusterID{ClusterID: "c1"})
 	for _, id := range brokers {
 		n.apply(meta.RegisterBroker{Broker: meta.Broker{ID: id, Incarnation: uint64(id) + 100, Rack: "r" + strconv.Itoa(int(id)), Listeners: []meta.Listener{
@@ -45,7 +47,7 @@ func (n *metaNode) apply(c meta.Command) (any, error) {
 }
 
 func (n *metaNode) Self() int32         { return 1 }
-func (n *metaNode) Controller() int32   { return 2 }
+func (n *metaNode) Controller() int32   { return n.controller }
 func (n *metaNode) Alive(id int32) bool { return n.Image().Brokers[id] != nil }
 func (n *metaNode) Image() *meta.Image {
 	n.mu.Lock()

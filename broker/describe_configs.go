@@ -37,7 +37,7 @@ func handleDescribeConfigs(s *Server, _ *requestContext, kreq kmsg.Request) (kms
 		rr.ErrorCode, rr.ErrorMessage = adminError(err)
 		rr.Configs = []kmsg.DescribeConfigsResponseResourceConfig{}
 		for j := range entries {
-			if res.ConfigNames != nil && !slices.Contains(res.ConfigNames, entries[j].Name) {
+			if len(res.ConfigNames) > 0 && !slices.Contains(res.ConfigNames, entries[j].Name) {
 				continue
 			}
 			c, n := describedConfig(&entries[j], req.IncludeSynonyms, req.IncludeDocumentation)
