@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/cluster/transport"
 	"github.com/balsa-broker/balsa/internal/raftlog"
 )
 
@@ -30,7 +31,7 @@ type Controller struct {
 	logger    *slog.Logger
 	store     *store
 	snapshots *snapshots
-	inbox     *inbox
+	endpoint  *transport.Endpoint
 	raft      atomic.Pointer[raft.Raft]
 	leading   atomic.Bool
 	voteFloor atomic.Uint64          // see wipe.go; 0: none
@@ -146,26 +147,39 @@ func (c *Controller) dropBelowSnapshot() error {
 
 func (c *Controller) start() error {
 	id := c.self.ServerID()
-	trans, err := c.o.Mux.Register(c.self.Node, c.self.ReplicaID(), group{c})
+	endpoint, err := c.o.Mux.Register(c.self.Node, c.self.ReplicaID(), group{c})
 	if err != nil {
 		return fmt.Errorf("register the controller group: %w", err)
 	}
-	c.inbox = newInbox(trans, c.mayVote)
-	r, err := raft.NewRaft(c.raftConfig(), fsm{c}, c.store, c.store, c.snapshots, c.inbox)
+	c.endpoint = endpoint
+	r, err := raft.NewRaft(c.raftConfig(), fsm{c}, c.store, c.store, c.snapshots, &guarded{endpoint, c.mayVote})
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the controller group: %w", err), c.inbox.Close())
+		return errors.Join(fmt.Errorf("start the controller group: %w", err), endpoint.Close())
 	}
 	c.raft.Store(r)
 	if f := c.failed(); f != nil {
-		return errors.Join(f, r.Shutdown().Error())
+		return errors.Join(f, c.stopRaft())
 	}
-	c.o.Mux.Handle(methodPropose, c.handlePropose)
-	c.o.Mux.Handle(methodStatus, c.handleStatus)
+	c.o.Mux.Handle(kindPropose, c.handlePropose)
+	c.o.Mux.Handle(kindStatus, c.handleStatus)
 	c.done.Go(c.watchLeadership)
 	if voters := c.voters(); len(voters) == 1 && voters[0] == id {
-		c.inbox.timeoutNow()
+		c.timeoutNow()
 	}
 	return nil
+}
+
+// timeoutNow makes this member a candidate without waiting for an election timeout.
+func (c *Controller) timeoutNow() {
+	if err := c.o.Mux.TimeoutNow(c.self.ReplicaID()); err != nil {
+		c.logger.Warn("the controller's member does not stand for election at once", "err", err)
+	}
+}
+
+// stopRaft returns when raft's goroutines have ended. Some may wait for other brokers: the endpoint goes first.
+func (c *Controller) stopRaft() error {
+	f := c.raft.Load().Shutdown()
+	return errors.Join(c.endpoint.Close(), f.Error())
 }
 
 func (c *Controller) raftConfig() *raft.Config {
@@ -183,10 +197,10 @@ func (c *Controller) raftConfig() *raft.Config {
 }
 
 // Bootstrap founds a cluster: these members vote, and the cluster's ID is the first command of the log. All members
-// call it with the same list; the first that leads writes the ID. Refused (ErrHasState) with any state.
-// It returns when this member knows the cluster ID, which then may be another than clusterID ("": a new one): that of
-// the member that led. A member that stops before it returns goes on at its next start by itself.
-func (c *Controller) Bootstrap(ctx context.Context, members []Member, clusterID string) error {
+// call it with the same members. Refused (ErrHasState) with any state. When it returns the members are on disk here; the
+// cluster ID is in the image soon after the first election. It may be another than clusterID ("": a new one): that of
+// the member that led. A member that stops before that goes on at its next start by itself.
+func (c *Controller) Bootstrap(members []Member, clusterID string) error {
 	if c.HasState() {
 		return ErrHasState
 	}
@@ -197,44 +211,17 @@ func (c *Controller) Bootstrap(ctx context.Context, members []Member, clusterID 
 	members = slices.Clone(members)
 	slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
 	var conf raft.Configuration
-	me := false
 	for _, m := range members {
 		conf.Servers = append(conf.Servers, raft.Server{Suffrage: raft.Voter, ID: m.ServerID(), Address: raft.ServerAddress(m.ServerID())})
-		me = me || m == c.self
 	}
-	if !me {
+	if !slices.Contains(members, c.self) {
 		return fmt.Errorf("controller: member %s is not among those that found the cluster", c.self)
 	}
-	if err := c.wait(ctx, c.raft.Load().BootstrapCluster(conf)); err != nil {
+	if err := c.wait(context.Background(), c.raft.Load().BootstrapCluster(conf)); err != nil {
 		return fmt.Errorf("bootstrap the controller group: %w", err)
 	}
 	if len(members) == 1 {
-		c.inbox.timeoutNow()
-	}
-	for {
-		changed := c.Changed()
-		if c.Image().ClusterID != "" {
-			return nil
-		}
-		if err := c.pause(ctx, changed, time.Minute); err != nil {
-			return fmt.Errorf("wait for the first controller: %w", err)
-		}
-	}
-}
-
-// pause waits until ch is closed, d is over (nil), ctx ends or the controller closes.
-func (c *Controller) pause(ctx context.Context, ch <-chan struct{}, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ch:
-	case <-t.C:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-c.closed:
-		return ErrClosed
-	case <-c.failedCh:
-		return c.failed()
+		c.timeoutNow()
 	}
 	return nil
 }
@@ -288,7 +275,7 @@ func (c *Controller) Leader() (node int32, ok bool) {
 	if id == "" {
 		return -1, false
 	}
-	m, err := parseMember(string(id))
+	m, err := parseMember(id)
 	return m.Node, err == nil
 }
 
@@ -404,8 +391,7 @@ func (c *Controller) Campaign() error {
 	}
 	for _, v := range c.voters() {
 		if v == c.self.ServerID() {
-			c.inbox.timeoutNow()
-			return nil
+			return c.o.Mux.TimeoutNow(c.self.ReplicaID())
 		}
 	}
 	return errors.New("controller: this member does not vote")
@@ -415,8 +401,7 @@ func (c *Controller) Campaign() error {
 func (c *Controller) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.closed)
-		c.closeErr = c.raft.Load().Shutdown().Error()
-		c.closeErr = errors.Join(c.closeErr, c.inbox.Close())
+		c.closeErr = c.stopRaft()
 		c.done.Wait()
 		c.closeErr = errors.Join(c.closeErr, c.store.close())
 	})

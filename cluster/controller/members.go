@@ -45,7 +45,7 @@ func (c *Controller) voters() []raft.ServerID {
 func (c *Controller) Members() []MemberStatus {
 	var members []MemberStatus
 	for _, s := range c.servers() {
-		if m, err := parseMember(string(s.ID)); err == nil {
+		if m, err := parseMember(s.ID); err == nil {
 			members = append(members, MemberStatus{Member: m, Voter: s.Suffrage == raft.Voter})
 		}
 	}
@@ -209,7 +209,7 @@ func (c *Controller) caughtUp(ctx context.Context, candidates []Member) []Member
 	for i, m := range candidates {
 		go func() {
 			defer func() { answered <- struct{}{} }()
-			b, err := c.o.Mux.Call(ctx, m.Node, methodStatus, nil)
+			b, err := c.o.Mux.Call(ctx, m.Node, kindStatus, nil)
 			ok[i] = err == nil && len(b) == 16 && binary.BigEndian.Uint64(b) == m.Incarnation &&
 				binary.BigEndian.Uint64(b[8:])+maxVoterLag >= last
 		}()

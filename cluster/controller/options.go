@@ -2,12 +2,9 @@ package controller
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,7 +17,7 @@ type Options struct {
 	Dir         string // its own folder: raft.db, snapshots/, member
 	Node        int32
 	Incarnation uint64 // of the data dir: 1 to 2^63-1
-	Mux         Network
+	Mux         *transport.Mux
 
 	Timing Timing
 	Voters int          // voters of the group once there are brokers enough: 3 (default) or 5
@@ -57,16 +54,6 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
-// Network is what the controller needs of the transport between brokers.
-type Network interface {
-	// Register makes the group known under the replica's id and gives Raft its transport.
-	Register(node int32, replicaID uint64, g transport.Group) (raft.Transport, error)
-	// Call asks another broker and waits for its answer.
-	Call(ctx context.Context, node int32, method string, request []byte) ([]byte, error)
-	// Handle answers Calls of a method.
-	Handle(method string, h func(ctx context.Context, from int32, request []byte) ([]byte, error))
-}
-
 var (
 	// ErrClosed: the controller was closed.
 	ErrClosed = errors.New("controller: closed")
@@ -93,19 +80,17 @@ func (m Member) ReplicaID() uint64 { return replicaBit | m.Incarnation }
 
 // ServerID is the member's name and address in Raft, "<node>/<replica id>".
 func (m Member) ServerID() raft.ServerID {
-	return raft.ServerID(strconv.FormatInt(int64(m.Node), 10) + "/" + strconv.FormatUint(m.ReplicaID(), 10))
+	return raft.ServerID(transport.Address(m.Node, m.ReplicaID()))
 }
 
 func (m Member) String() string { return fmt.Sprintf("%d (incarnation %016x)", m.Node, m.Incarnation) }
 
-func parseMember(id string) (Member, error) {
-	node, replica, ok := strings.Cut(id, "/")
-	n, err := strconv.ParseInt(node, 10, 32)
-	r, err2 := strconv.ParseUint(replica, 10, 64)
-	if !ok || err != nil || err2 != nil || r&replicaBit == 0 {
+func parseMember(id raft.ServerID) (Member, error) {
+	node, replica, err := transport.ParseAddress(raft.ServerAddress(id))
+	if err != nil || replica&replicaBit == 0 {
 		return Member{}, fmt.Errorf("controller: %q is not a member's id", id)
 	}
-	return Member{Node: int32(n), Incarnation: r &^ replicaBit}, nil
+	return Member{Node: node, Incarnation: replica &^ replicaBit}, nil
 }
 
 // MemberStatus is a member as the group's configuration has it.

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	methodPropose = "controller.propose"
-	methodStatus  = "controller.status"
+	// Kinds of calls between brokers; the controller group has 16 to 31.
+	kindPropose = 16
+	kindStatus  = 17
 
 	retryMin = 10 * time.Millisecond
 	retryMax = 200 * time.Millisecond
@@ -24,7 +25,7 @@ const (
 )
 
 // Propose has a command applied, from any broker, and returns its result when this broker's image includes it. A refusal
-// is a *meta.Error. While there is no leader, or an attempt ends without an answer, it is tried again until ctx ends:
+// is a *meta.Error, and comes at once. While there is no leader, or an attempt ends without an answer, it is tried again until ctx ends:
 // a command may then be applied twice, and commands are made so that the second time changes nothing and succeeds
 // (AllocateProducerIDs wastes a block; ReplaceReplica is refused).
 func (c *Controller) Propose(ctx context.Context, cmd meta.Command) (any, error) {
@@ -55,11 +56,11 @@ func (c *Controller) Propose(ctx context.Context, cmd meta.Command) (any, error)
 					a.refused = nil // deleted by the attempt whose answer was lost
 				}
 			}
+			if a.refused != nil {
+				return nil, a.refused // at once: a refused broker follows nobody
+			}
 			if err := c.WaitVersion(ctx, a.version); err != nil {
 				return nil, err
-			}
-			if a.refused != nil {
-				return nil, a.refused
 			}
 			return a.result, nil
 		}
@@ -67,10 +68,26 @@ func (c *Controller) Propose(ctx context.Context, cmd meta.Command) (any, error)
 			ambiguous = true
 		}
 		last = err
-		if err := c.pause(ctx, nil, retry); err != nil {
+		if err := c.pause(ctx, retry); err != nil {
 			return nil, fmt.Errorf("%w (last attempt: %w)", err, last)
 		}
 		retry = min(2*retry, retryMax)
+	}
+}
+
+// pause waits before the next attempt.
+func (c *Controller) pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closed:
+		return ErrClosed
+	case <-c.failedCh:
+		return c.failed()
 	}
 }
 
@@ -187,7 +204,7 @@ func decodeAnswer(b []byte) (answer, error) {
 func (c *Controller) forward(ctx context.Context, node int32, entry []byte) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	b, err := c.o.Mux.Call(ctx, node, methodPropose, entry)
+	b, err := c.o.Mux.Call(ctx, node, kindPropose, entry)
 	if err != nil {
 		return answer{leader: -1}, fmt.Errorf("ask the controller on broker %d: %w", node, err)
 	}
@@ -201,7 +218,6 @@ func (c *Controller) handlePropose(ctx context.Context, _ int32, entry []byte) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	// raft keeps the entry; the request's buffer is the transport's.
-	a, err := c.applyHere(ctx, append([]byte(nil), entry...))
+	a, err := c.applyHere(ctx, entry)
 	return encodeAnswer(a, err), nil
 }
