@@ -158,7 +158,6 @@ func (b *Broker) FetchSessionSlots() int {
 }
 func (b *Broker) MaxConnections() int      { return int(b.v.long("max.connections")) }
 func (b *Broker) MaxConnectionsPerIP() int { return int(b.v.long("max.connections.per.ip")) }
-func (b *Broker) QueuedMaxRequests() int   { return int(b.v.long("queued.max.requests")) }
 func (b *Broker) QueuedMaxBytes() int64    { return b.v.long("queued.max.request.bytes") }
 func (b *Broker) ConnectionInflightRequests() int {
 	return int(b.v.long("balsa.connection.max.inflight.requests"))

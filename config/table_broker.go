@@ -106,8 +106,9 @@ var brokerSettings = []*Setting{
 	brokerRow("max.connections", Int, ClusterWide, "10000", "Client connections of a broker.").
 		differs(maxInt, "A limit on everything.").with(atLeast(0)),
 	brokerRow("max.connections.per.ip", Int, ClusterWide, maxInt, "Client connections of a broker from one address.").with(atLeast(0)),
-	brokerRow("queued.max.requests", Int, ReadOnly, "500", "Requests that are read from all connections and not yet answered; more wait unread.").with(atLeast(1)),
-	brokerRow("queued.max.request.bytes", Long, ReadOnly, "268435456", "Bytes of such requests; more wait unread.").
+	brokerRow("queued.max.requests", Int, ReadOnly, "500", "Requests that wait for a thread, in Kafka.").
+		kept("Kept and described; requests are bounded by their bytes (queued.max.request.bytes) and per connection.").with(atLeast(1)),
+	brokerRow("queued.max.request.bytes", Long, ReadOnly, "268435456", "Bytes of requests that are read from all connections and not yet answered; more wait unread.").
 		differs("-1", "A limit on everything.").with(atLeast(1)),
 	brokerRow("balsa.connection.max.inflight.requests", Int, ReadOnly, "100", "Requests of one connection that are read and not yet answered.").with(between(1, 10000)),
 	brokerRow("socket.request.max.bytes", Int, ReadOnly, "104857600", "The largest request.").with(atLeast(1)),
