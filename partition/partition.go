@@ -3,15 +3,15 @@
 package partition
 
 import (
-	"context"
 	"errors"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/config"
-	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/segment"
 	"github.com/balsa-broker/balsa/vfs"
 )
@@ -35,6 +35,10 @@ var (
 	ErrDiskFull             = errors.New("partition: disk is full")  // KAFKA_STORAGE_ERROR, before raft
 	ErrCorrupt              = errors.New("partition: replica is damaged and does not serve")
 	ErrClosed               = errors.New("partition: closed")
+	// ErrLost: a log without votes, or votes without a log. The replica comes back under a new id (safety rule 1).
+	ErrLost = errors.New("partition: replica is lost")
+	// ErrRestarting: the group starts again with another log; the caller's request is to be repeated.
+	ErrRestarting = errors.New("partition: group is restarting")
 )
 
 // Replica names one replica of one group for ever: a broker, and an id that the controller never gives twice.
@@ -70,6 +74,12 @@ type Options struct {
 	Timing     Timing
 	Logger     *slog.Logger
 	Now        func() time.Time
+
+	// The rest is optional; 0 is the default.
+	ReplicaLagMax    time.Duration // replica.lag.time.max.ms; 30 s
+	MaxInflightBytes int64         // appended and not yet committed; 64 MiB. One batch may always go.
+	MaxProducers     int           // remembered producers, the least recent forgotten beyond; 10,000
+	ProducerExpiry   time.Duration // producer.id.expiration.ms; 24 h
 }
 
 // Timing is Raft's; see docs/design/timing.md.
@@ -89,124 +99,75 @@ type StateMachine interface {
 }
 
 // Partition is one replica. All methods may be called concurrently.
-type Partition struct{}
+//
+// Locks, in the order in which they are taken: appendMu (what is handed to Raft keeps the order of its tickets) and
+// storeMu (one writer of the log at a time) never together; mu inside either, for the state in memory, never across I/O.
+type Partition struct {
+	o      Options
+	log    *segment.Log
+	logger *slog.Logger
+	mark   *markFile // the loop's, and Close's after it
+	group  atomic.Pointer[group]
+	quorum atomic.Int32 // voters / 2 + 1 of the latest configuration that was applied
 
-// Open recovers the replica in o.Dir (or makes it) and starts its Raft group. It returns ErrCorrupt (with what was
-// found) when the replica must not vote.
-func Open(o Options) (*Partition, error) { panic("todo") }
+	appendMu sync.Mutex
 
-// AppendResult is the outcome of an append.
-type AppendResult struct {
-	BaseOffset     int64
-	LogAppendTime  int64 // ms, or -1
-	LogStartOffset int64
-	Err            error
+	storeMu   sync.Mutex
+	gate      gate
+	truncated bool // a suffix was cut and nothing stored since (safety rule 7)
+	scratch   []segment.NewEntry
+
+	hw        atomic.Int64 // never falls
+	logStart  atomic.Int64 // as the log's commands say; the files may begin lower (Partition.advance)
+	fileStart atomic.Int64 // where the files begin
+	applied   atomic.Uint64
+	leading   atomic.Int32 // the epoch while serving, else -1
+	hasConf   atomic.Bool
+	failure   atomic.Pointer[error]
+
+	mu sync.Mutex
+	// State built by the log: only the FSM's goroutine changes it.
+	next      int64 // offset after the last applied record
+	confIndex uint64
+	conf      []byte
+	producers map[int64]*producer
+	rolls     []uint64 // bases of new segments whose checkpoint (base-1) is to be captured
+	durable   map[uint64]bool
+	// The leader's.
+	term          uint64 // in which this replica leads; 0: it does not
+	ready         bool   // a fence of this term was applied
+	paused        bool   // leadership is being handed over
+	refence       bool   // the hand-over failed: go on when a fence was applied
+	fenceSent     time.Time
+	epoch         uint64 // of tickets; never reused in this process
+	nextTicket    uint64
+	storedTickets uint64
+	broken        bool // the epoch takes no more; a new one begins when it has drained
+	inflight      []*op
+	inflightBytes int64
+	late          []*op         // committed, waiting for min.insync.replicas
+	room          chan struct{} // closed when anything of the above changes for the better; nil: nobody waits
+	ledSince      int64         // ms
+	changed       chan struct{} // see Changed
+	identity      identity
+	restart       *restartRequest
+	note          string // for Status
+
+	verify  verifier
+	inSync  inSyncCache
+	kickC   chan struct{}
+	marking atomic.Bool // a write of the mark is due
+	watched atomic.Bool // the loop looks after what is in flight
+	closing chan struct{}
+	once    sync.Once
+	closed  chan struct{}
+	loopEnd chan struct{}
+	bg      sync.WaitGroup // checkpoints, commands of the loop
+	busy    atomic.Bool    // a command of the loop is under way
+	ckptMu  sync.Mutex
+
+	announced      bool // the loop's: OnLeader(true) was called last
+	announcedEpoch int32
+	markDue        time.Time
+	expiryDue      time.Time
 }
-
-// Append validates header fields that need the log (producer sequence, epoch), hands the batch to Raft and returns at
-// once; the result comes by Pending. Calls of one goroutine are stored in order. The batch's bytes belong to the
-// partition until the Pending is done. It was checked before (record.Validate); base offset and epoch are stamped in place.
-// Blocks only for back-pressure, never longer than timeout.
-func (p *Partition) Append(b record.Batch, acks int16, timeout time.Duration) *Pending { panic("todo") }
-
-// Pending is an append under way.
-type Pending struct{}
-
-// Done is closed when Result may be called.
-func (p *Pending) Done() <-chan struct{} { panic("todo") }
-
-// Result waits.
-func (p *Pending) Result() AppendResult { panic("todo") }
-
-// Propose logs a Command of the state machine and returns what its Apply returned.
-func (p *Partition) Propose(ctx context.Context, payload []byte) (any, error) { panic("todo") }
-
-// ReadRequest asks for batches from Offset on.
-type ReadRequest struct {
-	Offset           int64
-	CurrentEpoch     int32 // -1: not checked
-	LastFetchedEpoch int32 // -1: not checked (KIP-320/595 divergence)
-	MaxBytes         int
-	MinOne           bool // return the first batch even when larger
-	ReadCommitted    bool
-}
-
-// ReadResult is what a Fetch needs. Ranges are pinned until Release.
-type ReadResult struct {
-	Ranges           []segment.Range
-	Bytes            int
-	HighWatermark    int64
-	LastStableOffset int64
-	LogStartOffset   int64
-	Diverging        bool // DivergingEpoch/EndOffset are set
-	DivergingEpoch   int32
-	DivergingEnd     int64
-}
-
-// Release lets the ranges go. Safe on a zero result.
-func (r *ReadResult) Release() {}
-
-// Read returns committed batches. No Raft hop. Only on the serving leader.
-func (p *Partition) Read(r ReadRequest) (ReadResult, error) { panic("todo") }
-
-// Changed returns a channel that is closed when the high watermark moves next, or the replica stops leading or closes.
-// Take it before Read: a change between the two is not missed.
-func (p *Partition) Changed() <-chan struct{} { panic("todo") }
-
-// Offsets. Latest waits for a (batched) VerifyLeader, as every irrevocable answer does (safety rule 16).
-func (p *Partition) LogStart() int64         { panic("todo") }
-func (p *Partition) HighWatermark() int64    { panic("todo") }
-func (p *Partition) LastStableOffset() int64 { panic("todo") }
-
-// VerifyLeader confirms leadership with a majority; calls under way share one round.
-func (p *Partition) VerifyLeader(ctx context.Context) error { panic("todo") }
-
-// OffsetForTime finds the first record with timestamp >= ts below the high watermark; offset -1 when there is none.
-func (p *Partition) OffsetForTime(ctx context.Context, ts int64) (offset, timestamp int64, epoch int32, err error) {
-	panic("todo")
-}
-
-// OffsetForMaxTime answers ListOffsets -3.
-func (p *Partition) OffsetForMaxTime(ctx context.Context) (offset, timestamp int64, epoch int32, err error) {
-	panic("todo")
-}
-
-// EpochEnd answers OffsetForLeaderEpoch.
-func (p *Partition) EpochEnd(epoch int32) (int32, int64) { panic("todo") }
-
-// DeleteRecords moves the log start to offset (-1: the high watermark) by a replicated command; returns the new start.
-func (p *Partition) DeleteRecords(ctx context.Context, offset int64) (int64, error) { panic("todo") }
-
-// Retain applies retention by time and size; called from time to time on every replica, acts on the leader (rule 19).
-func (p *Partition) Retain(ctx context.Context) error { panic("todo") }
-
-// Status for describe commands and metrics.
-type Status struct {
-	State                                       string // leader, follower, candidate, damaged, closed
-	Serving                                     bool
-	Term                                        uint64
-	Epoch                                       int32
-	Leader                                      Replica
-	FirstIndex, LastIndex, CommitIndex          uint64
-	LastTerm                                    uint64
-	LogStart, HighWatermark, LastStable, LogEnd int64
-	Size                                        int64
-	LastContact                                 time.Duration // since the leader was last heard; 0 on the leader
-	Voters, Learners                            []Replica
-	InSync                                      []Replica // the leader and the voters within replica.lag.time.max.ms; on the leader only
-	Err                                         string
-}
-
-func (p *Partition) Status() Status { panic("todo") }
-
-// Leading says whether this replica is a serving leader, and its epoch. Cheap.
-func (p *Partition) Leading() (epoch int32, ok bool) { panic("todo") }
-
-// Raft gives cluster the group for membership changes and elections.
-func (p *Partition) Raft() *raft.Raft { panic("todo") }
-
-// TransferLeadership drains appends (safety rule 15) and hands over to r, or to the best follower when r is zero.
-func (p *Partition) TransferLeadership(ctx context.Context, r Replica) error { panic("todo") }
-
-// Close stops the group and closes the log cleanly. The files stay.
-func (p *Partition) Close() error { panic("todo") }
