@@ -7,7 +7,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/segment"
 )
 
@@ -71,25 +70,14 @@ func (p *Partition) EncodeEntries(buf []byte, entries []*raft.Log, maxBytes int)
 // DecodeEntries makes Raft's logs of the leader's frames. Their data alias payload.
 func (p *Partition) DecodeEntries(first uint64, payload []byte) ([]*raft.Log, error) {
 	var out []*raft.Log
-	for index := first; len(payload) > 0; index++ {
+	err := segment.ParseFrames(first, payload, func(e segment.Entry, frame []byte) error {
 		if len(out) >= maxAppendEntries {
-			return nil, fmt.Errorf("partition: more than %d entries in one request", maxAppendEntries)
+			return fmt.Errorf("partition: more than %d entries in one request", maxAppendEntries)
 		}
-		e, n, err := segment.DecodeFrame(payload, index)
-		if err != nil {
-			return nil, fmt.Errorf("decode entry %d: %w", index, err)
-		}
-		if e.Index != index || n <= 0 || n > len(payload) || e.Term == 0 {
-			return nil, fmt.Errorf("decode entry %d: %w", index, segment.ErrCorrupt)
-		}
-		l := &raft.Log{Index: index, Term: e.Term, Type: raft.LogCommand, Data: e.Payload}
+		l := &raft.Log{Index: e.Index, Term: e.Term, Type: raft.LogCommand, Data: e.Payload}
 		switch e.Type {
 		case segment.Batch:
-			b := record.Batch(payload[:n:n])
-			if uint64(b.LeaderEpoch()) != e.Term || b.Size() != n {
-				return nil, fmt.Errorf("decode entry %d: %w", index, segment.ErrCorrupt)
-			}
-			l.Data, l.Extensions = b, extBatch
+			l.Data, l.Extensions = frame, extBatch
 		case segment.Command:
 			l.Extensions = extCommand
 		case segment.Void:
@@ -101,10 +89,13 @@ func (p *Partition) DecodeEntries(first uint64, payload []byte) ([]*raft.Log, er
 		case segment.Configuration:
 			l.Type = raft.LogConfiguration
 		default:
-			return nil, fmt.Errorf("decode entry %d: %w: type %d", index, segment.ErrCorrupt, e.Type)
+			return fmt.Errorf("entry %d: %w: type %d", e.Index, segment.ErrCorrupt, e.Type)
 		}
 		out = append(out, l)
-		payload = payload[n:]
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("decode entries: %w", err)
 	}
 	return out, nil
 }

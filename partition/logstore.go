@@ -143,7 +143,7 @@ func (p *Partition) frame(l *raft.Log, next *int64) (segment.NewEntry, *ticket, 
 			return e, nil, fmt.Errorf("%w: the leader's entry %d of term %d has offset %d and epoch %d, expected offset %d",
 				ErrCorrupt, l.Index, l.Term, b.BaseOffset(), b.LeaderEpoch(), *next)
 		}
-		e.Type = segment.Batch
+		e.Type, e.Stamped = segment.Batch, !own
 		*next += int64(b.LastOffsetDelta()) + 1
 	case kindCommand:
 		e.Type = segment.Command

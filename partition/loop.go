@@ -229,19 +229,23 @@ func (p *Partition) writeMark(sync bool) error {
 func (p *Partition) advance() {
 	start := p.logStart.Load()
 	const step = 16
-	to, n := int64(-1), 0
+	to := int64(-1)
 	if start <= p.fileStart.Load() {
 		return
 	}
 	segments := p.log.Segments()
 	p.mu.Lock()
-	for i := 1; i < len(segments) && n < step; i++ {
-		s := segments[i]
-		if s.BaseOffset > start {
-			break
+	for i := min(len(segments)-1, step); i > 0 && to < 0; i-- {
+		if segments[i].BaseOffset > start {
+			continue
 		}
-		if s.FirstIndex > 0 && p.durable[s.FirstIndex-1] {
-			to, n = s.BaseOffset, i
+		// What stays first: a segment may hold no records at all, and go with the one before it.
+		k := i
+		for k < len(segments)-1 && segments[k].NextOffset <= segments[i].BaseOffset {
+			k++
+		}
+		if f := segments[k].FirstIndex; f > 0 && p.durable[f-1] {
+			to = segments[i].BaseOffset
 		}
 	}
 	p.mu.Unlock()

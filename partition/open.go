@@ -142,7 +142,12 @@ func (p *Partition) open() error {
 
 func (p *Partition) segmentOptions() segment.Options {
 	jitter := rand.Float64()
+	durable := uint64(0)
+	if p.mark.last.durable {
+		durable = p.mark.last.index
+	}
 	return segment.Options{
+		DurableIndex: durable,
 		FS: p.o.FS, Dir: p.o.Dir, Sync: p.o.Sync, Logger: p.logger, Now: p.o.Now,
 		Config: func() segment.Config {
 			c := p.o.Config()
