@@ -164,7 +164,7 @@ func startThree(t *testing.T, opt func(*Options)) []*testBroker {
 		bs = append(bs, n.start(m, t.TempDir(), fast, opt))
 	}
 	for _, b := range bs {
-		if err := b.Bootstrap(ms, ""); err != nil {
+		if err := b.Bootstrap(t.Context(), ms, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,12 +209,12 @@ func TestSingleBroker(t *testing.T) {
 	if b.HasState() || b.Image().ClusterID != "" {
 		t.Error("an empty broker has state")
 	}
-	if err := b.Bootstrap([]Member{m}, "cid"); err != nil {
+	if err := b.Bootstrap(t.Context(), []Member{m}, "cid"); err != nil {
 		t.Fatal(err)
 	}
 	b.register()
 	b.propose(topic("a", 1))
-	if err := b.Bootstrap([]Member{m}, "other"); !errors.Is(err, ErrHasState) {
+	if err := b.Bootstrap(t.Context(), []Member{m}, "other"); !errors.Is(err, ErrHasState) {
 		t.Errorf("a second bootstrap: %v", err)
 	}
 	if id := b.Image().ClusterID; id != "cid" {
@@ -333,7 +333,7 @@ func TestSnapshotToNewMember(t *testing.T) {
 	small := func(o *Options) { o.Timing.TrailingLogs = 1 }
 	n, m := newNet(t), members(1)[0]
 	first := n.start(m, t.TempDir(), fast, small)
-	if err := first.Bootstrap([]Member{m}, ""); err != nil {
+	if err := first.Bootstrap(t.Context(), []Member{m}, ""); err != nil {
 		t.Fatal(err)
 	}
 	first.register()
@@ -387,7 +387,7 @@ func TestReconcile(t *testing.T) {
 	for _, m := range ms {
 		bs = append(bs, n.start(m, t.TempDir(), fast, nil))
 	}
-	if err := bs[0].Bootstrap(ms[:1], ""); err != nil {
+	if err := bs[0].Bootstrap(t.Context(), ms[:1], ""); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -479,7 +479,7 @@ func TestOnLeader(t *testing.T) {
 	n, m := newNet(t), members(1)[0]
 	events := make(chan bool, 10)
 	b := n.start(m, t.TempDir(), hidden, func(o *Options) { o.OnLeader = func(l bool) { events <- l } })
-	if err := b.Bootstrap([]Member{m}, ""); err != nil {
+	if err := b.Bootstrap(t.Context(), []Member{m}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if !<-events || b.Image().ClusterID == "" {
@@ -494,7 +494,7 @@ func TestOnLeader(t *testing.T) {
 func TestDataDirOfAnother(t *testing.T) {
 	n, m := newNet(t), members(1)[0]
 	b := n.start(m, t.TempDir(), hidden, nil)
-	if err := b.Bootstrap([]Member{m}, ""); err != nil {
+	if err := b.Bootstrap(t.Context(), []Member{m}, ""); err != nil {
 		t.Fatal(err)
 	}
 	b.register()

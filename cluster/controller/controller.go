@@ -200,7 +200,7 @@ func (c *Controller) raftConfig() *raft.Config {
 // call it with the same members. Refused (ErrHasState) with any state. When it returns the members are on disk here; the
 // cluster ID is in the image soon after the first election. It may be another than clusterID ("": a new one): that of
 // the member that led. A member that stops before that goes on at its next start by itself.
-func (c *Controller) Bootstrap(members []Member, clusterID string) error {
+func (c *Controller) Bootstrap(ctx context.Context, members []Member, clusterID string) error {
 	if c.HasState() {
 		return ErrHasState
 	}
@@ -217,7 +217,7 @@ func (c *Controller) Bootstrap(members []Member, clusterID string) error {
 	if !slices.Contains(members, c.self) {
 		return fmt.Errorf("controller: member %s is not among those that found the cluster", c.self)
 	}
-	if err := c.wait(context.Background(), c.raft.Load().BootstrapCluster(conf)); err != nil {
+	if err := c.wait(ctx, c.raft.Load().BootstrapCluster(conf)); err != nil {
 		return fmt.Errorf("bootstrap the controller group: %w", err)
 	}
 	if len(members) == 1 {

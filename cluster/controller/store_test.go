@@ -206,7 +206,7 @@ func TestAnswersOnTheWire(t *testing.T) {
 func TestWipe(t *testing.T) {
 	n, m := newNet(t), members(1)[0]
 	b := n.start(m, t.TempDir(), hidden, nil)
-	if err := b.Bootstrap([]Member{m}, ""); err != nil {
+	if err := b.Bootstrap(t.Context(), []Member{m}, ""); err != nil {
 		t.Fatal(err)
 	}
 	b.register()
