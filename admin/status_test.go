@@ -25,6 +25,7 @@ func (v view) Partition(meta.TopicID, int32) (*partition.Partition, bool) { retu
 func (v view) Leader(_ meta.TopicID, p int32) (cluster.Leader, bool) {
 	return cluster.Leader{Node: 1 + p}, p < 2
 }
+
 func (v view) InSync(_ meta.TopicID, p int32) []int32 {
 	return [][]int32{{1, 2}, {2}, nil}[p]
 }

@@ -304,8 +304,15 @@ func TestDeleteTopics(t *testing.T) {
 	both := byName("t5")
 	both.TopicID = id("t5")
 	req.Topics = []kmsg.DeleteTopicsRequestTopic{
-		byName("t0"), {TopicID: t1}, byName("t2"), {TopicID: id("t2")}, byName("t3"), byName("t3"),
-		byName("none"), {TopicID: meta.TopicID{99}}, {}, both,
+		byName("t0"),
+		{TopicID: t1},
+		byName("t2"),
+		{TopicID: id("t2")},
+		byName("t3"), byName("t3"),
+		byName("none"),
+		{TopicID: meta.TopicID{99}},
+		{},
+		both,
 	}
 	want := []int16{
 		0, 0, protocol.InvalidRequest, protocol.InvalidRequest, protocol.InvalidRequest, protocol.InvalidRequest,

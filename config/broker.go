@@ -31,8 +31,10 @@ func NewBroker(static map[string]string) (*Broker, error) {
 	}
 	b := resolveBroker(static, nil, nil)
 	if b.RaftLeaderLease() > b.RaftHeartbeat()/2 {
-		return nil, &Error{Name: "balsa.raft.leader.lease.ms",
-			Msg: "balsa.raft.leader.lease.ms must be at most half of balsa.raft.heartbeat.timeout.ms"}
+		return nil, &Error{
+			Name: "balsa.raft.leader.lease.ms",
+			Msg:  "balsa.raft.leader.lease.ms must be at most half of balsa.raft.heartbeat.timeout.ms",
+		}
 	}
 	if b.MessageMaxBytes() > b.SocketRequestMaxBytes() {
 		return nil, &Error{Name: "message.max.bytes", Msg: "message.max.bytes must not be larger than socket.request.max.bytes"}
@@ -162,6 +164,7 @@ func (b *Broker) QueuedMaxBytes() int64    { return b.v.long("queued.max.request
 func (b *Broker) ConnectionInflightRequests() int {
 	return int(b.v.long("balsa.connection.max.inflight.requests"))
 }
+
 func (b *Broker) RequestPartitionLimit() int {
 	return int(b.v.long("max.request.partition.size.limit"))
 }
@@ -177,6 +180,7 @@ func (b *Broker) RetentionCheckInterval() time.Duration {
 func (b *Broker) ReplicaLagTimeMax() time.Duration    { return b.ms("replica.lag.time.max.ms") }
 func (b *Broker) ProducerIDExpiration() time.Duration { return b.ms("producer.id.expiration.ms") }
 func (b *Broker) AutoLeaderRebalance() bool           { return b.v.bool("auto.leader.rebalance.enable") }
+
 func (b *Broker) LeaderImbalanceCheckInterval() time.Duration {
 	return 1000 * b.ms("leader.imbalance.check.interval.seconds")
 }

@@ -189,8 +189,12 @@ func TestBrokerDefaults(t *testing.T) {
 		t.Error(j.BootstrapExpect(), j.Join(), err)
 	}
 	for _, bad := range []map[string]string{
-		{"balsa.raft.leader.lease.ms": "9000"}, {"socket.request.max.bytes": "1000"}, {"retention.ms": "1"}, {"listeners": "localhost:9092"},
-		{"default.replication.factor": "0"}, {"log.roll.hours": "0"},
+		{"balsa.raft.leader.lease.ms": "9000"},
+		{"socket.request.max.bytes": "1000"},
+		{"retention.ms": "1"},
+		{"listeners": "localhost:9092"},
+		{"default.replication.factor": "0"},
+		{"log.roll.hours": "0"},
 	} {
 		if _, err := NewBroker(bad); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%v: %v", bad, err)
@@ -252,8 +256,10 @@ func TestDescribeBroker(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	got, err := Load([]byte("# comment\nnum.partitions: 6\nbalsa.join: [a:9193, b:9193]\nbroker.rack:\nlog.dirs: /data\n"),
-		[]string{"BALSA_NUM_PARTITIONS=7", "BALSA_BOOTSTRAP_EXPECT=3", "BALSA_SERVICE_HOST=10.0.0.1", "BALSA_PORT_9092_TCP_ADDR=10.0.0.1",
-			"BALSA_BROKERS=x", "HOME=/root"},
+		[]string{
+			"BALSA_NUM_PARTITIONS=7", "BALSA_BOOTSTRAP_EXPECT=3", "BALSA_SERVICE_HOST=10.0.0.1", "BALSA_PORT_9092_TCP_ADDR=10.0.0.1",
+			"BALSA_BROKERS=x", "HOME=/root",
+		},
 		[]string{"log.dirs=/other=data"})
 	if err != nil {
 		t.Fatal(err)

@@ -195,6 +195,11 @@ func SplitList(v string) []string {
 	return out
 }
 
+// kafkaWords is the reason of a check, spelt as Kafka spells it, for people who know those messages.
+type kafkaWords string
+
+func (w kafkaWords) Error() string { return string(w) }
+
 // Checks. Each comes with its words for the documentation.
 
 func atLeast(n int64) (func(string) error, string) { return between(n, math.MaxInt64) }
@@ -210,9 +215,9 @@ func between(lo, hi int64) (func(string) error, string) {
 		case err != nil:
 			return err
 		case n < lo:
-			return fmt.Errorf("Value must be at least %d", lo) //nolint:staticcheck // Kafka's words
+			return kafkaWords(fmt.Sprintf("Value must be at least %d", lo))
 		case n > hi:
-			return fmt.Errorf("Value must be no more than %d", hi) //nolint:staticcheck // Kafka's words
+			return kafkaWords(fmt.Sprintf("Value must be no more than %d", hi))
 		}
 		return nil
 	}, words
@@ -221,7 +226,7 @@ func between(lo, hi int64) (func(string) error, string) {
 func ratio() (func(string) error, string) {
 	return func(v string) error {
 		if f, err := strconv.ParseFloat(v, 64); err != nil || f < 0 || f > 1 {
-			return errors.New("Value must be between 0 and 1") //nolint:staticcheck // Kafka's words
+			return kafkaWords("Value must be between 0 and 1")
 		}
 		return nil
 	}, "[0,...,1]"
@@ -231,7 +236,7 @@ func oneOf(of ...string) (func(string) error, string) {
 	words := "[" + strings.Join(of, ", ") + "]"
 	return func(v string) error {
 		if !slices.Contains(of, v) {
-			return fmt.Errorf("String must be one of: %s", strings.Join(of, ", ")) //nolint:staticcheck // Kafka's words
+			return kafkaWords(fmt.Sprintf("String must be one of: %s", strings.Join(of, ", ")))
 		}
 		return nil
 	}, words

@@ -129,8 +129,7 @@ func distance(a, b string) int {
 // values are resolved, checked values by setting name; an absent name is null.
 type values map[string]string
 
-func (v values) str(name string) string { return v[name] }
-func (v values) bool(name string) bool  { return v[name] == "true" }
+func (v values) bool(name string) bool { return v[name] == "true" }
 
 // long panics on a value that is not a number: everything was checked on its way in.
 func (v values) long(name string) int64 {

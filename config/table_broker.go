@@ -57,7 +57,7 @@ var brokerSettings = []*Setting{
 		"Replicas of a topic that is created without a number, and of internal topics; -1: the smaller of 3 and balsa.bootstrap.expect.").
 		differs("1", "A cluster replicates unless told otherwise.").with(func(v string) error {
 		if n, err := strconv.Atoi(v); err != nil || n == 0 || n < -1 || n > 32767 {
-			return errors.New("Value must be -1 or at least 1") //nolint:staticcheck // reads like its neighbours
+			return kafkaWords("Value must be -1 or at least 1")
 		}
 		return nil
 	}, "-1 or [1,...,32767]"),
