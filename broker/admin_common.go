@@ -70,5 +70,3 @@ func duplicates[T any, K comparable](items []T, key func(T) K) map[K]bool {
 	}
 	return twice
 }
-
-func pointer[T any](v T) *T { return &v }

@@ -63,7 +63,7 @@ func TestKadm(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	created, err := adm.CreateTopic(ctx, 2, 1, map[string]*string{"retention.ms": kadm.StringPtr("1000")}, "t")
+	created, err := adm.CreateTopic(ctx, 2, 1, map[string]*string{"retention.ms": new("1000")}, "t")
 	fail("create", err)
 	if created.NumPartitions != 2 || *created.Configs["retention.ms"].Value != "1000" || created.ID != kadm.TopicID(n.Image().Topics["t"].ID) {
 		t.Errorf("%+v", created)
@@ -75,7 +75,7 @@ func TestKadm(t *testing.T) {
 	fail("partitions", err)
 	fail("partitions", grown.Error())
 
-	altered, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.AppendConfig, Name: "cleanup.policy", Value: kadm.StringPtr("compact")}}, "t")
+	altered, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.AppendConfig, Name: "cleanup.policy", Value: new("compact")}}, "t")
 	fail("alter", err)
 	fail("alter", altered[0].Err)
 	described, err := adm.DescribeTopicConfigs(ctx, "t")
@@ -85,7 +85,7 @@ func TestKadm(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	state, err := adm.AlterTopicConfigsState(ctx, []kadm.AlterConfig{{Name: "segment.ms", Value: kadm.StringPtr("7")}}, "t")
+	state, err := adm.AlterTopicConfigsState(ctx, []kadm.AlterConfig{{Name: "segment.ms", Value: new("7")}}, "t")
 	fail("replace", err)
 	fail("replace", state[0].Err)
 	if got := n.Image().Topics["t"].Configs; len(got) != 1 || got["segment.ms"] != "7" || len(n.Image().Topics["t"].Partitions) != 4 {
@@ -96,7 +96,7 @@ func TestKadm(t *testing.T) {
 	if brokers[0].Err != nil || len(brokers[0].Configs) != len(config.Settings(config.ScopeBroker)) {
 		t.Error(brokers[0].Err, len(brokers[0].Configs))
 	}
-	set, err := adm.AlterBrokerConfigs(ctx, []kadm.AlterConfig{{Name: "log.retention.ms", Value: kadm.StringPtr("5")}})
+	set, err := adm.AlterBrokerConfigs(ctx, []kadm.AlterConfig{{Name: "log.retention.ms", Value: new("5")}})
 	fail("cluster-wide", err)
 	fail("cluster-wide", set[0].Err)
 	if n.Image().ClusterConfig["log.retention.ms"] != "5" {

@@ -39,7 +39,7 @@ func handleAlterConfigs(s *Server, r *requestContext, kreq kmsg.Request) (kmsg.R
 				if c.Value == nil {
 					return nil, refusal(protocol.InvalidRequest, "Null value not supported for : "+c.Name)
 				}
-				set[keep(c.Name)] = pointer(keep(*c.Value))
+				set[keep(c.Name)] = new(keep(*c.Value))
 			}
 			return set, nil
 		})

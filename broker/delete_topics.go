@@ -46,7 +46,7 @@ func handleDeleteTopics(s *Server, r *requestContext, kreq kmsg.Request) (kmsg.R
 		rt := kmsg.NewDeleteTopicsResponseTopic()
 		rt.TopicID = a.TopicID
 		if a.Topic != nil {
-			rt.Topic = pointer(keep(*a.Topic))
+			rt.Topic = new(keep(*a.Topic))
 		}
 		var err error
 		switch {
