@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -115,7 +114,7 @@ func (c *fetchCall) poll(ctx context.Context) {
 	defer w.stop()
 	for {
 		w.reset()
-		bytes, answer := c.readAll(ctx, &w)
+		bytes, answer := c.readAll(&w)
 		if answer || bytes >= int(c.req.minBytes) || len(c.results) == 0 {
 			return
 		}
@@ -139,12 +138,12 @@ func (c *fetchCall) releaseRanges() {
 
 // readAll reads every partition once, in order, until the bytes of the answer are used up. answer says that there is
 // something to tell beside records.
-func (c *fetchCall) readAll(ctx context.Context, w *waiter) (bytes int, answer bool) {
+func (c *fetchCall) readAll(w *waiter) (bytes int, answer bool) {
 	img := c.s.image()
 	for i := range c.results {
 		r := &c.results[i]
 		r.code, r.hasHint = 0, false
-		c.readOne(ctx, img, r, w, bytes)
+		c.readOne(img, r, w, bytes)
 		bytes += r.read.Bytes
 		if r.code != 0 || r.read.Diverging {
 			answer = true
@@ -153,7 +152,7 @@ func (c *fetchCall) readAll(ctx context.Context, w *waiter) (bytes int, answer b
 	return bytes, answer
 }
 
-func (c *fetchCall) readOne(ctx context.Context, img *meta.Image, r *fetchResult, w *waiter, used int) {
+func (c *fetchCall) readOne(img *meta.Image, r *fetchResult, w *waiter, used int) {
 	p := r.part
 	var t *meta.Topic
 	missing := protocol.UnknownTopicOrPartition
@@ -183,14 +182,6 @@ func (c *fetchCall) readOne(ctx context.Context, img *meta.Image, r *fetchResult
 		MaxBytes: max(min(int(p.maxBytes), c.maxBytes-used), 0), MinOne: used == 0 && p.maxBytes > 0,
 		ReadCommitted: c.req.readCommitted,
 	})
-	if errors.Is(err, partition.ErrOffsetOutOfRange) && p.offset > local.HighWatermark() {
-		// Clients reset on this answer, so a deposed leader must not give it (safety rule 16).
-		vctx, cancel := context.WithTimeout(ctx, verifyTime)
-		if verr := local.VerifyLeader(vctx); verr != nil {
-			err = partition.ErrNotLeader
-		}
-		cancel()
-	}
 	if err == nil && c.version < 10 && hasZstd(read.Ranges) {
 		read.Release()
 		read = partition.ReadResult{}
@@ -206,16 +197,13 @@ func (c *fetchCall) readOne(ctx context.Context, img *meta.Image, r *fetchResult
 	switch r.code {
 	case protocol.NotLeaderOrFollower, protocol.FencedLeaderEpoch:
 		r.leader, r.hasHint = c.hints.add(t.ID, p.partition)
-	case protocol.OffsetOutOfRange:
+	case protocol.OffsetOutOfRange: // told, so that the client can choose another
 		r.read.HighWatermark, r.read.LogStartOffset = local.HighWatermark(), local.LogStart()
 		r.read.LastStableOffset = local.LastStableOffset()
 	case protocol.KafkaStorageError, protocol.UnknownServerError:
 		c.s.log.Error("a partition cannot be read", "topic", t.Name, "partition", p.partition, "offset", p.offset, "err", err)
 	}
 }
-
-// verifyTime bounds the proof of leadership behind an irrevocable answer.
-const verifyTime = 5 * time.Second
 
 // hasZstd says whether a batch of the ranges is compressed with zstd; only asked for clients from before zstd.
 func hasZstd(ranges []segment.Range) bool {

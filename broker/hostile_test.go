@@ -15,7 +15,9 @@ import (
 // TestHostileFrames: whatever a client sends, at worst its own connection is closed.
 func TestHostileFrames(t *testing.T) {
 	_, addr := startServer(t, newMetaNode(1), nil)
-	size := func(n int32, rest ...byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(n)), rest...) }
+	size := func(n int32, rest ...byte) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(n)), rest...)
+	}
 	request := func(key, version int16, body ...byte) []byte {
 		b := binary.BigEndian.AppendUint16(nil, uint16(key))
 		b = binary.BigEndian.AppendUint16(b, uint16(version))

@@ -49,7 +49,6 @@ type producedPart struct {
 	code      int16
 	message   string
 	faults    []record.Fault
-	appendAt  int64 // log append time, or -1
 }
 
 // startProduce decodes r and starts its appends. An error means that the request is malformed; nothing was appended then.
@@ -90,7 +89,7 @@ func (s *Server) startProduce(r *request) (*produceCall, error) {
 			c.parts = make([]producedPart, 0, t.parts)
 		}
 		for range t.parts {
-			p := producedPart{partition: b.Int32(), topic: topic, appendAt: -1}
+			p := producedPart{partition: b.Int32(), topic: topic}
 			records := b.Bytes(flex)
 			if flex {
 				b.Tags()
@@ -144,7 +143,7 @@ func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, 
 		p.code = protocol.NotLeaderOrFollower
 		return
 	}
-	batch, err := s.checkBatch(p, tc, records, version)
+	batch, err := s.checkBatch(tc, records, version)
 	if err != nil {
 		p.code, p.message = codeOf(err), err.Error()
 		var inv *record.InvalidError
@@ -160,7 +159,7 @@ func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, 
 var errTransactional = errors.New("broker: transactional batch without a transaction")
 
 // checkBatch makes the batch that is appended: the client's bytes, but for LogAppendTime and another compression type.
-func (s *Server) checkBatch(p *producedPart, tc *config.Topic, records []byte, version int16) (record.Batch, error) {
+func (s *Server) checkBatch(tc *config.Topic, records []byte, version int16) (record.Batch, error) {
 	batch, err := record.Check(records)
 	if err != nil {
 		return nil, err
@@ -193,8 +192,7 @@ func (s *Server) checkBatch(p *producedPart, tc *config.Topic, records []byte, v
 		}
 	}
 	if tc.LogAppendTime {
-		p.appendAt = s.now().UnixMilli()
-		batch.SetLogAppendTime(p.appendAt)
+		batch.SetLogAppendTime(s.now().UnixMilli())
 	} else {
 		batch.SetMaxTimestamp(info.MaxTimestamp)
 	}
@@ -292,7 +290,7 @@ func (k *conn) awaitAppend(c *produceCall, p *producedPart, out *kmsg.ProduceRes
 		p.code, p.message = codeOf(res.Err), res.Err.Error()
 		return
 	}
-	out.BaseOffset, out.LogStartOffset, out.LogAppendTime = res.BaseOffset, res.LogStartOffset, p.appendAt
+	out.BaseOffset, out.LogStartOffset, out.LogAppendTime = res.BaseOffset, res.LogStartOffset, res.LogAppendTime
 	k.s.m.producedBytes.Add(float64(p.size))
 	k.s.m.producedBatches.Inc()
 }

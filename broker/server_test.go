@@ -19,7 +19,10 @@ import (
 	"github.com/balsa-broker/balsa/protocol"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// sarama leaves one goroutine for its metrics.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 // startServer serves node on a loopback port under the listener name "IN".
 func startServer(t testing.TB, node Node, settings map[string]string) (*Server, string) {
