@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -99,6 +100,9 @@ func timeoutOrDefault(d time.Duration) time.Duration {
 //
 // Every append waits for a majority; acks=-1 also for min.insync.replicas, and is refused while fewer are in sync.
 func (p *Partition) Append(b record.Batch, acks int16, timeout time.Duration) *Pending {
+	if len(b) < record.HeaderSize || b.Size() != len(b) || b.LastOffsetDelta() < 0 {
+		return failedPending(fmt.Errorf("%w: not a whole record batch", ErrCorrupt))
+	}
 	o := &op{data: b, acks: acks, producerID: b.ProducerID(), producerEpoch: b.ProducerEpoch()}
 	o.ticket.kind = kindBatch
 	if o.producerID >= 0 {

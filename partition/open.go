@@ -148,7 +148,7 @@ func (p *Partition) segmentOptions() segment.Options {
 	}
 	return segment.Options{
 		DurableIndex: durable,
-		FS: p.o.FS, Dir: p.o.Dir, Sync: p.o.Sync, Logger: p.logger, Now: p.o.Now,
+		FS:           p.o.FS, Dir: p.o.Dir, Sync: p.o.Sync, Logger: p.logger, Now: p.o.Now,
 		Config: func() segment.Config {
 			c := p.o.Config()
 			return segment.Config{
