@@ -1,0 +1,82 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/balsa-broker/balsa/partition"
+)
+
+// Timing is every time setting of a broker's part in the cluster, in one place (safety rule 18). The zero value of a
+// field means the default. docs/design/timing.md adds them up to the promised failover times.
+type Timing struct {
+	// Raft's of a partition group. Failure detection is not theirs: they are slow so that a thousand groups idle.
+	Heartbeat, Election, Lease, Commit time.Duration
+
+	// Gossip: silence becomes "failed" after about a probe round, one interval and the suspicion.
+	GossipProbeInterval    time.Duration
+	GossipProbeTimeout     time.Duration
+	GossipSuspicionMult    int
+	GossipSuspicionMaxMult int
+
+	// Ping is how often each broker says on its connection to every other that it lives; Silence is how long none may
+	// come before gossip's "failed" is believed: a busy broker that gossip lost but that still talks is not gone.
+	Ping, Silence time.Duration
+
+	// The failover driver: a round's call is given up after RoundTimeout; a round that could not decide is repeated
+	// after RoundRetry; a candidate is left alone for CandidateGrace; the second best waits DeferFor for the best.
+	RoundTimeout, RoundRetry, CandidateGrace, DeferFor time.Duration
+	// ColdPreferred and ColdOther: how long after opening a replica that knows no leader asks for one, the preferred
+	// leader and the others. Scan is how often all local replicas are looked at.
+	ColdPreferred, ColdOther, Scan time.Duration
+
+	// Announce batches leader announcements; ISRAnnounce is how often changed in-sync sets are told; AntiEntropy is how
+	// often the tables are compared.
+	Announce, ISRAnnounce, AntiEntropy time.Duration
+
+	// FenceAfter is how long a broker is silent before the controller marks it fenced; Duties is the controller's step.
+	FenceAfter, Duties time.Duration
+
+	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
+	Retention, Rebalance time.Duration
+}
+
+func (t Timing) withDefaults() Timing {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&t.Heartbeat, 10*time.Second)
+	def(&t.Election, 10*time.Second)
+	def(&t.Lease, 5*time.Second)
+	def(&t.Commit, time.Second)
+	def(&t.GossipProbeInterval, 500*time.Millisecond)
+	def(&t.GossipProbeTimeout, 250*time.Millisecond)
+	if t.GossipSuspicionMult == 0 {
+		t.GossipSuspicionMult = 3
+	}
+	if t.GossipSuspicionMaxMult == 0 {
+		t.GossipSuspicionMaxMult = 2
+	}
+	def(&t.Ping, 250*time.Millisecond)
+	def(&t.Silence, 1500*time.Millisecond)
+	def(&t.RoundTimeout, 250*time.Millisecond)
+	def(&t.RoundRetry, 30*time.Millisecond)
+	def(&t.CandidateGrace, 400*time.Millisecond)
+	def(&t.DeferFor, 150*time.Millisecond)
+	def(&t.ColdPreferred, 10*time.Millisecond)
+	def(&t.ColdOther, 400*time.Millisecond)
+	def(&t.Scan, 250*time.Millisecond)
+	def(&t.Announce, 2*time.Millisecond)
+	def(&t.ISRAnnounce, time.Second)
+	def(&t.AntiEntropy, 3*time.Second)
+	def(&t.FenceAfter, 2*time.Second)
+	def(&t.Duties, 500*time.Millisecond)
+	def(&t.Retention, 5*time.Minute)
+	def(&t.Rebalance, 5*time.Minute)
+	return t
+}
+
+func (t Timing) raft() partition.Timing {
+	return partition.Timing{Heartbeat: t.Heartbeat, Election: t.Election, Lease: t.Lease, Commit: t.Commit}
+}
