@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/serf/serf"
+
+	"github.com/balsa-broker/balsa/internal/raftlog"
 )
 
 // gossip is this broker's Serf membership: it finds the other brokers, notices when they fall silent, and keeps
@@ -191,7 +193,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 	cfg.ReconnectTimeout = time.Minute // beyond it we look for the broker ourselves (joinLoop)
 	cfg.TombstoneTimeout = time.Minute
 	cfg.LogOutput = nil
-	cfg.Logger = bridgeLogger(opt.logger)
+	cfg.Logger = raftlog.New(opt.logger).StandardLogger(nil)
 	ml.LogOutput, ml.Logger = nil, cfg.Logger
 
 	self := opt.self

@@ -4,13 +4,63 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/balsa-broker/balsa/cluster/controller"
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/cluster/transport"
+	"github.com/balsa-broker/balsa/cluster/votes"
+	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
+	"github.com/balsa-broker/balsa/segment"
 )
 
-// Node is this broker's part of the cluster.
-type Node struct{}
+// Node is this broker's part of the cluster. There may be several in one process.
+type Node struct {
+	opt      Options
+	self     int32
+	log      *slog.Logger
+	timing   Timing
+	identity identity // but for the cluster id, see below
+	unlock   func()
+
+	cluster atomic.Pointer[string] // the cluster id, once known
+	config  atomic.Pointer[config.Broker]
+
+	mux      *transport.Mux
+	votes    *votes.Store
+	ctl      *controller.Controller
+	syncer   *segment.Syncer
+	gossip   *gossip
+	alive    *liveness
+	leaders  *leaderTable
+	announce *announcer
+	failover *failover
+	replicas *replicas
+	founding *founding
+	disk     *diskGuard
+
+	registration meta.Broker
+	registered   atomic.Bool
+	started      chan struct{} // closed when all of the above is set: handlers and callbacks wait for it
+	again        chan struct{} // another reconciliation is due
+
+	mu       sync.Mutex
+	refused  error // the last registration
+	imageErr error
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+}
 
 // Leader of a partition as its leader announced it (highest epoch wins).
 type Leader struct {
@@ -18,49 +68,356 @@ type Leader struct {
 	Epoch int32
 }
 
-// TopicSpec asks for a topic. Partitions or ReplicationFactor -1: the defaults. Assignment, when set, wins.
-type TopicSpec struct {
-	Name              string
-	Partitions        int32
-	ReplicationFactor int16
-	Assignment        map[int32][]int32
-	Configs           map[string]string
+// Start opens the data folder and makes this broker a member. It returns when the broker listens; Ready says when it
+// is a working member. The Node lives until Close, whatever becomes of ctx.
+func Start(ctx context.Context, o Options) (_ *Node, err error) {
+	o, err = o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		opt: o, self: o.NodeID, log: o.Logger, timing: o.Timing, leaders: newLeaderTable(), syncer: segment.NewSyncer(0),
+		started: make(chan struct{}), again: make(chan struct{}, 1),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n.config.Store(o.Config)
+	if err := o.FS.MkdirAll(o.DataDir, 0o755); err != nil {
+		return nil, fmt.Errorf("cluster: --data-dir %s: %w", o.DataDir, err)
+	}
+	if n.unlock, err = lockDir(o.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.release()
+		}
+	}()
+	if n.identity, err = loadIdentity(o.FS, o.DataDir, o.NodeID); err != nil {
+		return nil, err
+	}
+	if id := n.identity.ClusterID; id != "" {
+		n.cluster.Store(&id)
+	}
+	n.disk = &diskGuard{fs: o.FS, dir: o.DataDir, minFree: func(total int64) int64 { return n.Config().DiskMinFree(total) }}
+	if err = n.listen(); err != nil {
+		return nil, err
+	}
+	if n.votes, err = votes.Open(filepath.Join(o.DataDir, votesFile)); err != nil {
+		return nil, err
+	}
+	if n.replicas, err = newReplicas(n, o.FS, filepath.Join(o.DataDir, topicsDir), n.self, n.identity.Incarnation, n.log); err != nil {
+		return nil, err
+	}
+	if n.ctl, err = n.openController(); err != nil {
+		return nil, err
+	}
+	if err = n.join(ctx); err != nil {
+		return nil, err
+	}
+	close(n.started)
+	for _, loop := range []func(context.Context){
+		n.bootstrapLoop, n.imageLoop, n.registerLoop, n.dutiesLoop, n.pingLoop, n.leadersLoop, n.membersLoop, n.rebalanceLoop,
+		n.retentionLoop, n.diskLoop, n.failover.run,
+	} {
+		n.wg.Go(func() { loop(n.ctx) })
+	}
+	n.registerMetrics()
+	return n, nil
+}
+
+// listen starts the transport.
+func (n *Node) listen() error {
+	l, err := net.Listen("tcp", n.opt.ClusterListen)
+	if err != nil {
+		return fmt.Errorf("cluster: --cluster-listen %s: %w", n.opt.ClusterListen, err)
+	}
+	n.registration = meta.Broker{
+		ID: n.self, Incarnation: n.identity.Incarnation, Rack: n.opt.Rack, Version: n.opt.Version, Listeners: n.opt.Listeners,
+		ClusterAddr: advertised(n.opt.ClusterAdvertise, l.Addr()),
+	}
+	n.alive = newLiveness(n.self, n.timing.Silence, n.knownMembers, n.onAlive)
+	n.failover = newFailover(n, n.self, n.timing, n.log)
+	n.announce = newAnnouncer(n.ctx, n, n.leaders, n.self, n.timing, n.log)
+	n.mux, err = transport.New(transport.Options{
+		Node: n.self, Incarnation: n.identity.Incarnation, ClusterID: n.clusterID, Version: n.opt.Version, Listener: l,
+		Resolve: n.resolve, OnPeer: n.onPeer, Logger: n.log,
+	})
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	handle := func(k kind, f func(from int32, payload []byte) ([]byte, error)) {
+		n.mux.Handle(k, func(ctx context.Context, from int32, payload []byte) ([]byte, error) {
+			select {
+			case <-n.started:
+			case <-n.ctx.Done():
+				return nil, transport.ErrClosed
+			}
+			n.alive.hear(from)
+			return f(from, payload)
+		})
+	}
+	handle(kindPing, func(int32, []byte) ([]byte, error) { return nil, nil })
+	handle(kindRound, func(_ int32, b []byte) ([]byte, error) { return n.failover.answer(b) })
+	handle(kindAnnounce, func(_ int32, b []byte) ([]byte, error) { return n.announce.receive(b) })
+	handle(kindPull, func(_ int32, b []byte) ([]byte, error) { return n.announce.answerPull(b) })
+	handle(kindDigest, n.announce.answerDigest)
+	handle(kindBootstrap, func(int32, []byte) ([]byte, error) { return n.answerFounding() })
+	handle(kindConfirm, func(_ int32, b []byte) ([]byte, error) { return n.answerConfirm(b) })
+	return nil
+}
+
+// join starts gossip.
+func (n *Node) join(ctx context.Context) error {
+	n.founding = newFounding(controller.Member{Node: n.self, Incarnation: n.identity.Incarnation}, n.opt.BootstrapExpect)
+	g, err := startGossip(ctx, gossipOptions{
+		self: member{
+			Node: n.self, Incarnation: n.identity.Incarnation, Run: newRun(), ClusterAddr: n.registration.ClusterAddr,
+			Rack: n.opt.Rack, Version: n.opt.Version, ClusterID: n.clusterID(), Expect: n.opt.BootstrapExpect, HasState: n.ctl.HasState(),
+		},
+		listen: n.opt.GossipListen, advertise: n.opt.GossipAdvertise, join: n.opt.Join, hints: loadHints(n.opt.FS, n.opt.DataDir),
+		timing: n.timing, logger: n.log,
+		onChange: func(int32) {
+			select {
+			case <-n.started:
+				n.alive.update()
+			default:
+			}
+		},
+		onHints: func(h map[int32]peerHint) {
+			if err := saveHints(n.opt.FS, n.opt.DataDir, h); err != nil {
+				n.log.Warn("Remembering where the brokers are", "err", err)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	n.gossip = g
+	return nil
+}
+
+// Addresses returns the cluster and gossip addresses as other brokers are told them.
+func (n *Node) Addresses() (clusterAddr, gossipAddr string) {
+	return n.registration.ClusterAddr, n.gossip.addr
+}
+
+// Close leaves the cluster: leaderships are handed over first (within ctx), the others are told, every replica is
+// closed cleanly.
+func (n *Node) Close(ctx context.Context) error {
+	var err error
+	n.once.Do(func() {
+		n.handOver(ctx)
+		n.gossip.leave()
+		err = n.stop()
+	})
+	return err
+}
+
+// Kill ends the node as a crash would, as far as that is possible inside a process: the others see connections
+// break and hear nothing. For tests and `balsa dev`.
+func (n *Node) Kill() {
+	n.once.Do(func() {
+		_ = n.mux.Close()
+		n.gossip.kill()
+		_ = n.stop()
+	})
+}
+
+// handOver transfers every leadership held here, many at a time.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeAllTimeout)
+	defer cancel()
+	slots := make(chan struct{}, parallelOpens)
+	var wg sync.WaitGroup
+	for _, r := range n.replicas.open() {
+		p := r.partition()
+		if p == nil {
+			continue
+		}
+		if _, leading := p.Leading(); !leading || len(r.voters()) < 2 {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := p.TransferLeadership(ctx, partition.Replica{}); err != nil {
+				n.log.Debug("Handing leadership over", "topic", r.topic, "partition", r.key.part, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// stop ends the loops and closes everything, in the order in which one needs the other.
+func (n *Node) stop() error {
+	n.cancel()
+	n.wg.Wait()
+	n.announce.wg.Wait()
+	err := n.replicas.closeAll()
+	return errors.Join(err, n.release())
+}
+
+// release gives back what Start has taken so far.
+func (n *Node) release() error {
+	n.cancel()
+	var errs []error
+	if n.gossip != nil {
+		n.gossip.kill()
+	}
+	if n.ctl != nil {
+		errs = append(errs, n.ctl.Close())
+	}
+	if n.mux != nil {
+		errs = append(errs, n.mux.Close())
+	}
+	if n.votes != nil {
+		errs = append(errs, n.votes.Close())
+	}
+	if n.unlock != nil {
+		n.unlock()
+	}
+	return errors.Join(errs...)
 }
 
 // Self is this broker's id.
-func (n *Node) Self() int32 { panic("todo") }
+func (n *Node) Self() int32 { return n.self }
+
+// ClusterID is "" until the broker belongs to a cluster.
+func (n *Node) ClusterID() string { return n.clusterID() }
 
 // Image is the newest metadata this broker has; Controller is -1 when there is none.
-func (n *Node) Image() *meta.Image { panic("todo") }
-func (n *Node) Controller() int32  { panic("todo") }
+func (n *Node) Image() *meta.Image { return n.ctl.Image() }
 
-// Alive says whether gossip holds a broker for alive.
-func (n *Node) Alive(id int32) bool { panic("todo") }
+// Config is the broker's configuration with what was changed while it runs. Immutable; ask again for the newest.
+func (n *Node) Config() *config.Broker { return n.config.Load() }
+
+// Alive says whether a broker is held for alive: it answers, or gossip has not given it up.
+func (n *Node) Alive(id int32) bool { return n.alive.isAlive(id) }
 
 // Partition is the local replica, if there is one and it is open.
-func (n *Node) Partition(t meta.TopicID, p int32) (*partition.Partition, bool) { panic("todo") }
-
-// Leader of a partition; ok false when none is known.
-func (n *Node) Leader(t meta.TopicID, p int32) (Leader, bool) { panic("todo") }
-
-// InSync are the in-sync replicas as the leader last announced them.
-func (n *Node) InSync(t meta.TopicID, p int32) []int32 { panic("todo") }
-
-// Administrative requests, forwarded to the controller. Each returns one error per item (nil: done); a *meta.Error
-// carries the Kafka error code and a message. CreateTopics returns when every partition has a leader that all live
-// brokers know, or with ctx's error.
-func (n *Node) CreateTopics(ctx context.Context, specs []TopicSpec, validateOnly bool) ([]*meta.Topic, []error) {
-	panic("todo")
-}
-func (n *Node) DeleteTopics(ctx context.Context, ids []meta.TopicID) []error { panic("todo") }
-func (n *Node) CreatePartitions(ctx context.Context, topic string, count int32, assignment [][]int32, validateOnly bool) error {
-	panic("todo")
+func (n *Node) Partition(t meta.TopicID, p int32) (*partition.Partition, bool) {
+	r, ok := n.replicas.find(partitionKey{t, p})
+	if !ok {
+		return nil, false
+	}
+	pt := r.partition()
+	return pt, pt != nil
 }
 
-// AlterConfigs replaces (nil value: removes) keys. Resource is a topic name, a broker id ("1"), or "" for the cluster.
-func (n *Node) AlterConfigs(ctx context.Context, resourceType int8, resource string, set map[string]*string, replaceAll bool) error {
-	panic("todo")
+// ReplicaError says why the local replica of a partition is not open; nil when there is none, or nothing is wrong.
+func (n *Node) ReplicaError(t meta.TopicID, p int32) error {
+	r, ok := n.replicas.find(partitionKey{t, p})
+	if !ok {
+		return nil
+	}
+	n.replicas.mu.RLock()
+	defer n.replicas.mu.RUnlock()
+	return r.err
 }
 
-// ProducerIDs allocates a block of producer ids: [first, first+count).
-func (n *Node) ProducerIDs(ctx context.Context) (first int64, count int, err error) { panic("todo") }
+// Leader of a partition; ok false when none is known, or the one known is gone.
+func (n *Node) Leader(t meta.TopicID, p int32) (Leader, bool) {
+	l, ok := n.leaders.get(partitionKey{t, p})
+	if !ok || l.resigned || n.gone(l.node) {
+		return Leader{Node: -1, Epoch: -1}, false
+	}
+	return Leader{Node: l.node, Epoch: l.epoch}, true
+}
+
+// InSync are the in-sync replicas as the leader last announced them. The slice is not to be changed.
+func (n *Node) InSync(t meta.TopicID, p int32) []int32 {
+	if l, ok := n.leaders.get(partitionKey{t, p}); ok && !l.resigned {
+		return l.inSync
+	}
+	return nil
+}
+
+func (n *Node) clusterID() string {
+	if id := n.cluster.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
+// Ready is nil when the broker works: it follows a controller, is registered, and its replicas are open (damaged ones
+// do not count: they are reported by Status). Otherwise it says what is missing.
+func (n *Node) Ready() error {
+	if n.ctx.Err() != nil {
+		return errors.New("closing")
+	}
+	n.mu.Lock()
+	refused, imageErr := n.refused, n.imageErr
+	n.mu.Unlock()
+	if imageErr != nil {
+		return imageErr
+	}
+	if _, ok := n.controllerNode(); !ok || n.Image().ClusterID == "" {
+		if err := n.gossip.refusedLately(); err != nil {
+			return err
+		}
+		return errors.New("no controller is known")
+	}
+	if b := n.Image().Brokers[n.self]; b == nil || b.Incarnation != n.identity.Incarnation || b.Fenced {
+		if refused != nil {
+			return fmt.Errorf("not registered: %w", refused)
+		}
+		return errors.New("not registered with the controller")
+	}
+	if total, opening, _ := n.replicas.state(); opening > 0 {
+		return fmt.Errorf("%d of %d replicas are being opened", opening, total)
+	}
+	return nil
+}
+
+// Status sums up this broker's part.
+type Status struct {
+	Node        int32
+	ClusterID   string
+	Incarnation uint64
+	Controller  int32
+	Alive       []int32
+	Replicas    int
+	Opening     int
+	Leading     int
+	Leaderless  int // groups with a replica here that look for a leader
+	Failed      []ReplicaFailure
+	DiskFull    bool
+}
+
+// ReplicaFailure is a replica that does not open.
+type ReplicaFailure struct {
+	Topic     string
+	Partition int32
+	Err       error
+}
+
+// Status of this broker.
+func (n *Node) Status() Status {
+	total, opening, failed := n.replicas.state()
+	s := Status{
+		Node: n.self, ClusterID: n.clusterID(), Incarnation: n.identity.Incarnation, Controller: n.Controller(), Alive: n.alive.list(),
+		Replicas: total, Opening: opening, Leaderless: n.failover.leaderless(), DiskFull: n.disk.isFull(),
+	}
+	for _, r := range n.replicas.open() {
+		if p := r.partition(); p != nil {
+			if _, ok := p.Leading(); ok {
+				s.Leading++
+			}
+		}
+	}
+	n.replicas.mu.RLock()
+	for _, r := range failed {
+		s.Failed = append(s.Failed, ReplicaFailure{Topic: r.topic, Partition: r.key.part, Err: r.err})
+	}
+	n.replicas.mu.RUnlock()
+	return s
+}
+
+func (n *Node) setRefused(err error) {
+	n.mu.Lock()
+	n.refused = err
+	n.mu.Unlock()
+}
+
+func newRun() uint64 { return uint64(time.Now().UnixMilli()) }

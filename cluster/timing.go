@@ -36,6 +36,9 @@ type Timing struct {
 	// FenceAfter is how long a broker is silent before the controller marks it fenced; Duties is the controller's step.
 	FenceAfter, Duties time.Duration
 
+	// Members is the step of membership changes of the groups led here.
+	Members time.Duration
+
 	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
 	Retention, Rebalance time.Duration
 }
@@ -72,6 +75,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.AntiEntropy, 3*time.Second)
 	def(&t.FenceAfter, 2*time.Second)
 	def(&t.Duties, 500*time.Millisecond)
+	def(&t.Members, 500*time.Millisecond)
 	def(&t.Retention, 5*time.Minute)
 	def(&t.Rebalance, 5*time.Minute)
 	return t
