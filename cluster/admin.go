@@ -90,9 +90,9 @@ func (n *Node) placeable(img *meta.Image) func(int32) bool {
 // policy of new topics. A replication factor that nobody set is that of the cluster: the smaller of 3 and the brokers
 // it was founded with or has.
 func (n *Node) policy(img *meta.Image) meta.Policy {
-	var p meta.Policy
-	if n.opt.Policy != nil {
-		p = n.opt.Policy()
+	c := n.Config()
+	p := meta.Policy{
+		DefaultPartitions: c.NumPartitions(), DefaultReplicationFactor: c.DefaultReplicationFactor(), MaxPartitions: c.MaxPartitions(),
 	}
 	if p.DefaultReplicationFactor <= 0 {
 		expect := n.opt.BootstrapExpect

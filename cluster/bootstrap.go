@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/balsa-broker/balsa/cluster/controller"
 )
 
@@ -32,7 +30,7 @@ type founding struct {
 }
 
 func newFounding(self controller.Member, expect int) *founding {
-	return &founding{self: self, expect: expect, proposal: uuid.NewString()}
+	return &founding{self: self, expect: expect, proposal: controller.NewClusterID()}
 }
 
 // founders are the members of a new cluster as gossip shows them: the N lowest ids of those that expect N and have
@@ -84,7 +82,7 @@ func (f *founding) agree(list []controller.Member, views map[int32]foundingView)
 	return clusterID, true
 }
 
-// view answers a peer.
+// foundingView answers a peer.
 func (n *Node) foundingView() foundingView {
 	v := foundingView{HasState: n.ctl.HasState(), ClusterID: n.clusterID(), Proposal: n.founding.proposal, Expect: n.founding.expect}
 	if v.HasState {
@@ -100,6 +98,8 @@ func (n *Node) foundingView() foundingView {
 	return v
 }
 
+func (n *Node) answerFounding() ([]byte, error) { return json.Marshal(n.foundingView()) }
+
 // bootstrapLoop founds the cluster if that is this broker's part, and ends when there is one.
 func (n *Node) bootstrapLoop(ctx context.Context) {
 	if n.founding.expect == 0 {
@@ -110,10 +110,7 @@ func (n *Node) bootstrapLoop(ctx context.Context) {
 			views := n.askFounders(ctx, list)
 			if id, ok := n.founding.agree(list, views); ok && n.clusterID() == "" && !n.ctl.HasState() {
 				n.log.Info("Founding a cluster", "cluster", id, "brokers", nodesOf(list))
-				if err := n.ctl.Bootstrap(list, id); err == nil {
-					_ = n.gossip.setTags(map[string]string{tagState: "1"})
-					return
-				} else {
+				if err := n.ctl.Bootstrap(ctx, list, id); err != nil && ctx.Err() == nil {
 					n.log.Error("Founding a cluster", "err", err)
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -30,6 +31,8 @@ type failover struct {
 	orphans  map[uint64]*orphan
 	promises map[uint64]promise
 
+	stood atomic.Uint64 // elections that were started here
+
 	wake chan struct{}
 	wg   sync.WaitGroup
 }
@@ -48,7 +51,6 @@ type orphan struct {
 	r         *replica
 	next      time.Time
 	rounds    int
-	stood     int
 	candidate time.Time // since when someone has been standing
 	suspect   suspicion
 	busy      bool
@@ -333,7 +335,7 @@ func (f *failover) conclude(g *asked) {
 			delete(f.orphans, o.r.self.ID)
 		}
 	case verdictStand:
-		o.stood++
+		f.stood.Add(1)
 		o.candidate = now
 		o.next = now.Add(f.t.CandidateGrace / 2)
 		if err := f.host.timeoutNow(o.r.self.ID); err != nil {
@@ -466,4 +468,6 @@ func raftVoters(ra *raft.Raft) []partition.Replica {
 	return out
 }
 
-func isVoter(ra *raft.Raft, self partition.Replica) bool { return slices.Contains(raftVoters(ra), self) }
+func isVoter(ra *raft.Raft, self partition.Replica) bool {
+	return slices.Contains(raftVoters(ra), self)
+}

@@ -106,3 +106,7 @@ func newIncarnation() (uint64, error) {
 		}
 	}
 }
+
+func wrongCluster(dir, have, got string) error {
+	return fmt.Errorf("%w: the data folder %s belongs to cluster %s, the controller to cluster %s", ErrWrongCluster, dir, have, got)
+}

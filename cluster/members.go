@@ -178,7 +178,7 @@ func (n *Node) takeStep(ctx context.Context, r *replica, p *partition.Partition,
 // a restart a broker would otherwise lead nothing for ever.
 func (n *Node) rebalanceLoop(ctx context.Context) {
 	for sleep(ctx, n.timing.Rebalance) {
-		if n.opt.AutoRebalance != nil && !n.opt.AutoRebalance() {
+		if !n.Config().AutoLeaderRebalance() {
 			continue
 		}
 		n.rebalance(ctx, rebalanceStep)

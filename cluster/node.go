@@ -102,7 +102,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err = n.listen(); err != nil {
 		return nil, err
 	}
-	if n.votes, err = votes.Open(filepath.Join(o.DataDir, votesFile)); err != nil {
+	if n.votes, err = votes.Open(filepath.Join(o.DataDir, votesFile), votes.Options{Logger: n.log}); err != nil {
 		return nil, err
 	}
 	if n.replicas, err = newReplicas(n, o.FS, filepath.Join(o.DataDir, topicsDir), n.self, n.identity.Incarnation, n.log); err != nil {

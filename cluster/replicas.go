@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/cluster/transport"
 	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
 	"github.com/balsa-broker/balsa/vfs"
@@ -30,6 +31,7 @@ type replica struct {
 	p         atomic.Pointer[partition.Partition]
 	order     atomic.Pointer[[]partition.Replica] // of the metadata, preferred leader first
 	opened    time.Time                           // set before p
+	endpoint  atomic.Pointer[transport.Endpoint]
 	hadLeader atomic.Bool
 
 	// Of the reconciler, under replicas.mu.
@@ -112,7 +114,6 @@ type replicas struct {
 // replicaHost is what opening a replica needs of the node.
 type replicaHost interface {
 	openPartition(r *replica, bootstrap []partition.Replica, cfg func() config.Topic) (*partition.Partition, error)
-	hasVotes(id uint64) (bool, error)
 	deleteVotes(id uint64) error
 	topicConfig(t *meta.Topic) config.Topic
 	replicaOpened(r *replica)
@@ -335,18 +336,6 @@ func (rs *replicas) startLocked(f func()) {
 
 func (rs *replicas) openOne(r *replica, bootstrap []partition.Replica, cfg func() config.Topic) {
 	err := func() error {
-		has, err := rs.host.hasVotes(r.self.ID)
-		if err != nil {
-			return err
-		}
-		_, err = rs.fs.Stat(r.dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		exists := err == nil
-		if has || exists {
-			bootstrap = nil // it has been made before: never again (safety rule 1)
-		}
 		rs.mu.Lock()
 		if rs.closed {
 			rs.mu.Unlock()

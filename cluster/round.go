@@ -69,7 +69,7 @@ func decide(self partition.Replica, voters []partition.Replica, answers map[part
 		if a.state == stateCandidate && v != self {
 			candidate = true
 		}
-		if a.lost || isGone(a.leader, answers) {
+		if a.state != stateLeader && (a.lost || isGone(a.leader, answers)) {
 			lost++
 		}
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"time"
 
+	"github.com/balsa-broker/balsa/cluster/controller"
 	"github.com/balsa-broker/balsa/partition"
 )
 
@@ -11,6 +12,9 @@ import (
 type Timing struct {
 	// Raft's of a partition group. Failure detection is not theirs: they are slow so that a thousand groups idle.
 	Heartbeat, Election, Lease, Commit time.Duration
+
+	// Controller group: its own, faster, timers.
+	Controller controller.Timing
 
 	// Gossip: silence becomes "failed" after about a probe round, one interval and the suspicion.
 	GossipProbeInterval    time.Duration

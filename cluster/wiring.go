@@ -28,7 +28,6 @@ func (n *Node) replica(id uint64) (*replica, bool) { return n.replicas.get(id) }
 func (n *Node) openReplicas() []*replica           { return n.replicas.open() }
 func (n *Node) restart(r *replica)                 { n.replicas.restart(r) }
 func (n *Node) deleteVotes(id uint64) error        { return n.votes.Delete(id) }
-func (n *Node) hasVotes(id uint64) (bool, error)   { return n.votes.Has(id), nil }
 func (n *Node) replicaOpened(r *replica)           { n.failover.opened(r) }
 func (n *Node) replicaGone(*replica)               {}
 
@@ -91,13 +90,14 @@ func (n *Node) onAlive(node int32, alive bool) {
 	}
 	n.log.Warn("Broker is gone", "node", node)
 	n.failover.nodeDown()
+	n.wg.Go(func() { n.replaceController(node) })
 }
 
 // pingLoop tells every known broker that this one lives.
 func (n *Node) pingLoop(ctx context.Context) {
 	for sleep(ctx, n.timing.Ping) {
 		for _, id := range n.knownBrokers() {
-			_ = n.mux.Notify(id, kindPing, nil)
+			n.mux.Notify(id, kindPing, nil)
 		}
 		n.alive.update()
 	}

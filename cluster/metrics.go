@@ -1,0 +1,54 @@
+package cluster
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// collector reports this node's state when it is scraped; nothing is counted twice.
+type collector struct{ n *Node }
+
+var (
+	descAlive      = prometheus.NewDesc("balsa_cluster_brokers_alive", "Brokers held for alive, this one among them.", nil, nil)
+	descController = prometheus.NewDesc("balsa_cluster_is_controller", "1 on the controller.", nil, nil)
+	descReplicas   = prometheus.NewDesc("balsa_cluster_replicas", "Partition replicas on this broker, by state.", []string{"state"}, nil)
+	descLeading    = prometheus.NewDesc("balsa_cluster_leaders", "Partitions that this broker leads.", nil, nil)
+	descLeaderless = prometheus.NewDesc("balsa_cluster_leaderless", "Groups with a replica here that look for a leader.", nil, nil)
+	descStood      = prometheus.NewDesc("balsa_cluster_elections_total", "Times that the failover driver made a replica here stand for election.", nil, nil)
+	descDiskFull   = prometheus.NewDesc("balsa_cluster_disk_full", "1 while produce is refused for want of room.", nil, nil)
+)
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDiskFull} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.n.Status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge(descAlive, float64(len(s.Alive)))
+	gauge(descController, flag(c.n.ctl.IsLeader()))
+	gauge(descReplicas, float64(s.Replicas-s.Opening-len(s.Failed)), "open")
+	gauge(descReplicas, float64(s.Opening), "opening")
+	gauge(descReplicas, float64(len(s.Failed)), "failed")
+	gauge(descLeading, float64(s.Leading))
+	gauge(descLeaderless, float64(s.Leaderless))
+	gauge(descDiskFull, flag(s.DiskFull))
+	ch <- prometheus.MustNewConstMetric(descStood, prometheus.CounterValue, float64(c.n.failover.stood.Load()))
+}
+
+// registerMetrics: a second node of one process that shares a registry goes without.
+func (n *Node) registerMetrics() {
+	if n.opt.Registerer == nil {
+		return
+	}
+	if err := n.opt.Registerer.Register(collector{n}); err != nil {
+		n.log.Debug("Metrics", "err", err)
+	}
+}
