@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -53,6 +54,9 @@ func (n *Node) CreateTopics(ctx context.Context, specs []TopicSpec, validateOnly
 	return topics, errs
 }
 
+// registrationGrace is how long a topic waits for brokers that are alive to be registered.
+const registrationGrace = 2 * time.Second
+
 func (n *Node) createTopic(ctx context.Context, s TopicSpec, validateOnly bool) (*meta.Topic, error) {
 	img := n.Image()
 	if err := config.ValidateTopic(s.Configs); err != nil {
@@ -62,6 +66,14 @@ func (n *Node) createTopic(ctx context.Context, s TopicSpec, validateOnly bool) 
 		Name: s.Name, Partitions: s.Partitions, ReplicationFactor: s.ReplicationFactor, Assignment: s.Assignment, Configs: s.Configs,
 	}
 	nodes, err := meta.ValidateCreate(img, spec, n.placeable(img), n.policy(img))
+	for deadline := time.Now().Add(registrationGrace); errors.Is(err, meta.ErrInvalidFactor) && time.Now().Before(deadline); {
+		// A broker that has just come may be alive here and not yet in this broker's image.
+		if !slices.ContainsFunc(n.alive.list(), func(id int32) bool { return !img.Unfenced(id) }) || !sleep(ctx, 20*time.Millisecond) {
+			break
+		}
+		img = n.Image()
+		nodes, err = meta.ValidateCreate(img, spec, n.placeable(img), n.policy(img))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -110,12 +110,41 @@ func (n *Node) bootstrapLoop(ctx context.Context) {
 			views := n.askFounders(ctx, list)
 			if id, ok := n.founding.agree(list, views); ok && n.clusterID() == "" && !n.ctl.HasState() {
 				n.log.Info("Founding a cluster", "cluster", id, "brokers", nodesOf(list))
+				if len(list) > 1 && list[0] == n.founding.self {
+					n.wg.Go(func() { n.firstController(ctx, list) })
+				}
 				if err := n.ctl.Bootstrap(ctx, list, id); err != nil && ctx.Err() == nil {
 					n.log.Error("Founding a cluster", "err", err)
 				}
 			}
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
+			return
+		}
+	}
+}
+
+// firstController: the lowest of the founders stands as soon as all have the first configuration, instead of waiting
+// for Raft's timers. Should one fall out meanwhile, these find a controller.
+func (n *Node) firstController(ctx context.Context, list []controller.Member) {
+	for range 20 {
+		ready := n.ctl.HasState()
+		views := n.askFounders(ctx, list)
+		for _, m := range list {
+			if m != n.founding.self && !views[m.Node].HasState {
+				ready = false
+			}
+		}
+		if n.clusterID() != "" {
+			return
+		}
+		if ready {
+			if err := n.ctl.Campaign(); err != nil {
+				n.log.Debug("Standing for controller", "err", err)
+			}
+			return
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
 			return
 		}
 	}
