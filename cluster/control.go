@@ -3,76 +3,21 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
-	"fmt"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/cluster/controller"
 	"github.com/balsa-broker/balsa/cluster/meta"
-	"github.com/balsa-broker/balsa/cluster/transport"
 	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
 )
 
-// network gives the controller its part of the transport: methods by name, all in one kind of call.
-//
-//	length of the name uvarint | name | request
-type network struct {
-	mux *transport.Mux
-	mu  sync.RWMutex
-	m   map[string]func(ctx context.Context, from int32, request []byte) ([]byte, error)
-}
-
-func newNetwork(mux *transport.Mux) *network {
-	n := &network{mux: mux, m: make(map[string]func(context.Context, int32, []byte) ([]byte, error))}
-	mux.Handle(kindMethod, n.serve)
-	return n
-}
-
-func (n *network) Register(node int32, replicaID uint64, g transport.Group) (raft.Transport, error) {
-	e, err := n.mux.Register(node, replicaID, g)
-	if err != nil {
-		return nil, err
-	}
-	return e, nil
-}
-
-func (n *network) Call(ctx context.Context, node int32, method string, request []byte) ([]byte, error) {
-	b := binary.AppendUvarint(make([]byte, 0, 2+len(method)+len(request)), uint64(len(method)))
-	b = append(b, method...)
-	return n.mux.Call(ctx, node, kindMethod, append(b, request...))
-}
-
-func (n *network) Handle(method string, h func(ctx context.Context, from int32, request []byte) ([]byte, error)) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.m[method] = h
-}
-
-func (n *network) serve(ctx context.Context, from int32, payload []byte) ([]byte, error) {
-	r := reader{b: payload}
-	size := r.uvarint()
-	if r.bad || size > uint64(len(r.b)) || size > 256 {
-		return nil, errMalformed
-	}
-	name := string(r.bytes(int(size)))
-	n.mu.RLock()
-	h := n.m[name]
-	n.mu.RUnlock()
-	if h == nil {
-		return nil, fmt.Errorf("cluster: no method %q", name)
-	}
-	return h(ctx, from, r.b)
-}
-
 func (n *Node) openController() (*controller.Controller, error) {
 	return controller.Open(controller.Options{
-		Dir: filepath.Join(n.opt.DataDir, controllerDir), Node: n.self, Incarnation: n.identity.Incarnation, Mux: newNetwork(n.mux),
+		Dir: filepath.Join(n.opt.DataDir, controllerDir), Node: n.self, Incarnation: n.identity.Incarnation, Mux: n.mux,
 		Timing: n.timing.Controller, Logger: n.log, Peers: func() []int32 {
 			if !n.isStarted() {
 				return nil

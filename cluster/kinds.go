@@ -1,11 +1,10 @@
 package cluster
 
-// kind of a message between brokers. Numbers are part of the wire format: never reused. They begin
-// at 31.
+// kind of a message between brokers. Numbers are part of the wire format: never reused. Below 32 are the
+// controller's.
 type kind = uint8
 
 const (
-	kindMethod    kind = 31 // the controller's own requests, by name (control.go)
 	kindPing      kind = 32 // notice: this broker lives
 	kindRound     kind = 33 // how do these replicas stand? (round.go)
 	kindAnnounce  kind = 34 // leaderships, new or changed (leaders.go)

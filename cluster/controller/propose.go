@@ -38,7 +38,7 @@ func (c *Controller) Propose(ctx context.Context, cmd meta.Command) (any, error)
 	ambiguous := false
 	var last error
 	for peer := 0; ; peer++ {
-		var a answer
+		a := answer{leader: -1}
 		var err error
 		node, ok := c.target(hint, hinted, peer)
 		switch {
