@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"go.uber.org/goleak"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
@@ -369,6 +370,15 @@ func TestSnapshotToNewMember(t *testing.T) {
 	// One voter stays one: two survive less.
 	if changed, err := first.Reconcile(testContext(t), []Member{m, m2}); changed || err != nil {
 		t.Error(changed, err)
+	}
+	// Its log begins behind the snapshot: raft must find the snapshot's term there, or, when a leader repeats the first
+	// append, it is sent the snapshot for ever.
+	first.propose(topic("behind", 1))
+	same(t, first, second)
+	var l raft.Log
+	s := second.snapshots.newest()
+	if err := second.store.GetLog(s.Index, &l); err != nil || l.Index != s.Index || l.Term != s.Term {
+		t.Errorf("%+v %v", l, err)
 	}
 	// What came by snapshot is there after a restart, and goes on.
 	second = second.restart(fast)

@@ -103,6 +103,7 @@ func (c *Controller) openDir() (err error) {
 		return err
 	}
 	c.store.first, c.snapshots.first = c.mark, c.mark
+	c.store.snapshot = c.snapshots.newest
 
 	member, err := wasMember(dir)
 	if err != nil {

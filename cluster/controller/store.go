@@ -21,6 +21,8 @@ type store struct {
 
 	// first is called before the first entry ever is stored.
 	first func() error
+	// snapshot is the newest one's meta; nil until there is a snapshot store.
+	snapshot func() *raft.SnapshotMeta
 
 	firstIndex, lastIndex atomic.Uint64
 
@@ -92,8 +94,22 @@ func (s *store) bounds() error {
 func (s *store) FirstIndex() (uint64, error) { return s.firstIndex.Load(), nil }
 func (s *store) LastIndex() (uint64, error)  { return s.lastIndex.Load(), nil }
 
-func (s *store) GetLog(index uint64, l *raft.Log) error { return s.bolt.GetLog(index, l) }
-func (s *store) StoreLog(l *raft.Log) error             { return s.StoreLogs([]*raft.Log{l}) }
+func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// GetLog also knows the term of the newest snapshot's last entry, without its data. Behind an installed snapshot the log
+// begins after it, and raft looks there for the entry before the first: without an answer it refuses every append
+// from there, is sent the same snapshot, and so on for ever. Nobody is sent such an entry: raft's leader first asks for
+// the one before it (there is one: S > 1), which is not there.
+func (s *store) GetLog(index uint64, l *raft.Log) error {
+	err := s.bolt.GetLog(index, l)
+	if errors.Is(err, raft.ErrLogNotFound) && index > 1 && s.snapshot != nil {
+		if m := s.snapshot(); m.Index == index {
+			*l = raft.Log{Index: index, Term: m.Term, Type: raft.LogNoop}
+			return nil
+		}
+	}
+	return err
+}
 
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
