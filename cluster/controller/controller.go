@@ -111,16 +111,25 @@ func (c *Controller) openDir() (err error) {
 	}
 	id := string(c.self.ServerID())
 	c.marked.Store(member == id)
-	if member == id && !c.HasState() && floor == 0 {
+	if member == id && !c.HasState() {
 		return fmt.Errorf("%w: %s was written by member %s, but %s is empty; start this broker with an empty data dir", ErrLost, memberFile(dir), c.self, dir)
 	}
-	if member != id && c.HasState() {
-		return fmt.Errorf("%w: the log in %s belongs to %q, this is %s", ErrLost, dir, member, c.self)
+	if c.HasState() {
+		if member != "" && member != id {
+			return fmt.Errorf("%w: the log in %s belongs to %q, this is %s", ErrLost, dir, member, c.self)
+		}
+		if err := c.mark(); err != nil { // it stopped between the first entry and the mark
+			return err
+		}
+	} else if member == "" {
+		if err := c.store.forgetTerm(); err != nil {
+			return err
+		}
 	}
 	return c.dropBelowSnapshot()
 }
 
-// mark notes that this member's log holds something, before it does.
+// mark notes that this member's log holds something, before raft tells anyone.
 func (c *Controller) mark() error {
 	if c.marked.Load() {
 		return nil
@@ -227,9 +236,9 @@ func (c *Controller) Bootstrap(ctx context.Context, members []Member, clusterID 
 	return nil
 }
 
-// HasState says whether this member's log or snapshots hold anything.
+// HasState says whether this member's log or snapshots hold anything, or did: then it never bootstraps.
 func (c *Controller) HasState() bool {
-	return c.store.lastIndex.Load() > 0 || c.snapshots.newest().Index > 0
+	return c.store.lastIndex.Load() > 0 || c.snapshots.newest().Index > 0 || c.voteFloor.Load() > 0
 }
 
 // Image is the newest metadata that this broker has. Never nil.

@@ -16,7 +16,7 @@ import (
 type snapshots struct {
 	raft.SnapshotStore
 	last  atomic.Pointer[raft.SnapshotMeta]
-	first func() error // called before the first snapshot is received
+	first func() error // called when a snapshot is complete, before anyone hears of it
 }
 
 func openSnapshots(dir string, logger *slog.Logger) (*snapshots, error) {
@@ -40,9 +40,6 @@ func openSnapshots(dir string, logger *slog.Logger) (*snapshots, error) {
 func (s *snapshots) newest() *raft.SnapshotMeta { return s.last.Load() }
 
 func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, cIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
-	if err := s.first(); err != nil {
-		return nil, err
-	}
 	sink, err := s.SnapshotStore.Create(version, index, term, c, cIndex, t)
 	if err != nil {
 		return nil, err
@@ -58,6 +55,9 @@ type sinkDone struct {
 
 func (d *sinkDone) Close() error {
 	if err := d.SnapshotSink.Close(); err != nil {
+		return err
+	}
+	if err := d.s.first(); err != nil {
 		return err
 	}
 	if d.meta.Index >= d.s.newest().Index {

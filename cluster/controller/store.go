@@ -19,7 +19,7 @@ import (
 type store struct {
 	bolt *raftboltdb.BoltStore
 
-	// first is called before the first entry ever is stored.
+	// first is called when the first entry was stored, before anyone hears of it.
 	first func() error
 	// snapshot is the newest one's meta; nil until there is a snapshot store.
 	snapshot func() *raft.SnapshotMeta
@@ -115,13 +115,13 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	if err := s.bolt.StoreLogs(logs); err != nil {
+		return fmt.Errorf("store the controller's log: %w", err)
+	}
 	if s.lastIndex.Load() == 0 {
 		if err := s.first(); err != nil {
 			return err
 		}
-	}
-	if err := s.bolt.StoreLogs(logs); err != nil {
-		return fmt.Errorf("store the controller's log: %w", err)
 	}
 	s.firstIndex.CompareAndSwap(0, logs[0].Index)
 	s.lastIndex.Store(logs[len(logs)-1].Index)
@@ -227,6 +227,15 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 		return s.term, nil
 	}
 	return s.bolt.GetUint64(key)
+}
+
+// forgetTerm undoes a bootstrap of which only the term was written: raft would refuse another. Nothing was stored,
+// voted or promised under it.
+func (s *store) forgetTerm() error {
+	if !s.hasTerm || s.term == 0 || s.lastIndex.Load() > 0 || len(s.voteCand) > 0 {
+		return nil
+	}
+	return s.SetUint64([]byte(keyTerm), 0)
 }
 
 func (s *store) close() error { return s.bolt.Close() }

@@ -231,7 +231,7 @@ func TestWipe(t *testing.T) {
 	}
 	for range 2 { // the wipe is done once, the promise not to vote stays
 		b = b.restart(hidden)
-		if b.HasState() || b.mayVote() || b.voteFloor.Load() != last {
+		if b.store.lastIndex.Load() > 0 || !b.HasState() || b.mayVote() || b.voteFloor.Load() != last {
 			t.Fatal("not wiped")
 		}
 	}
