@@ -61,7 +61,7 @@ fmt: ## format the sources
 
 # The image is FROM scratch: the binary, and an empty folder for the data that belongs to the user who runs it.
 image: build
-	@rm -rf $(BIN)/image && mkdir -p $(BIN)/image/data && cp $(BALSA) $(BIN)/image/balsa && touch $(BIN)/image/data/.keep
+	@rm -rf $(BIN)/image && mkdir -p $(BIN)/image/data && cp $(BALSA) $(BIN)/image/balsa
 	docker build -t balsa:$(VERSION) -t balsa:latest -f Dockerfile $(BIN)/image
 
 up: image ## three brokers in containers: 127.0.0.1:19092, 29092, 39092

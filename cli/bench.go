@@ -145,10 +145,10 @@ func benchSetup(c *cli.Context) (cleanup func(), err error) {
 		return nil, err
 	}
 	for _, kv := range pairs {
-		configs[kv[0]] = kadm.StringPtr(kv[1])
+		configs[kv[0]] = new(kv[1])
 	}
 	if c.Bool("create") {
-		err = admin(c, func(ctx context.Context, adm *kadm.Client) error {
+		err = withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 			answer, err := adm.CreateTopic(ctx, int32(c.Int("partitions")), int16(c.Int("replication-factor")), configs, c.String("topic"))
 			if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 				return brokerError(c.String("topic"), err, answer.ErrMessage)
@@ -161,7 +161,7 @@ func benchSetup(c *cli.Context) (cleanup func(), err error) {
 	}
 	return func() {
 		if c.Bool("delete") {
-			err := admin(c, func(ctx context.Context, adm *kadm.Client) error {
+			err := withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 				_, err := adm.DeleteTopic(ctx, c.String("topic"))
 				return err
 			})

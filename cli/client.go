@@ -98,8 +98,8 @@ func rootCause(err error) error {
 	return err
 }
 
-// admin runs f with an administrative client, under the --timeout.
-func admin(c *cli.Context, f func(ctx context.Context, adm *kadm.Client) error) error {
+// withAdmin runs f with an administrative client, under the --timeout.
+func withAdmin(c *cli.Context, f func(ctx context.Context, adm *kadm.Client) error) error {
 	cl, err := connect(c)
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func clusterCommand() *cli.Command {
 				if _, err := arguments(c, 0, 0, ""); err != nil {
 					return err
 				}
-				return admin(c, func(ctx context.Context, adm *kadm.Client) error { return clusterStatus(ctx, c, adm) })
+				return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error { return clusterStatus(ctx, c, adm) })
 			},
 		}},
 	}

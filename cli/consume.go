@@ -93,7 +93,6 @@ func consume(c *cli.Context) error {
 		return usageError{"--count must be at least 1"}
 	}
 	out := bufio.NewWriterSize(c.App.Writer, 64<<10)
-	defer out.Flush()
 	show, err := recordPrinter(c, out)
 	if err != nil {
 		return err

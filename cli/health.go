@@ -20,7 +20,7 @@ func healthCommand() *cli.Command {
 			"  balsa health\n" +
 			"  balsa health --http broker-1:9644 --wait 30s     waits until it is ready",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "http", Value: "127.0.0.1:9644", Usage: "the broker's HTTP `ADDRESS`", EnvVars: []string{"BALSA_HEALTH_HTTP"}},
+			&cli.StringFlag{Name: "http", Value: "127.0.0.1:9644", Usage: "the broker's HTTP `ADDRESS`"},
 			&cli.BoolFlag{Name: "live", Usage: "ask only whether the process is alive (/healthz)"},
 			&cli.DurationFlag{Name: "wait", Usage: "ask again until it is ready or this long has passed"},
 			outputFlag(),

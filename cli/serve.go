@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -24,8 +23,6 @@ const (
 	fewFiles = 4096
 	// tooFewFiles is where it refuses to start.
 	tooFewFiles = 256
-	// stopTimeout bounds the graceful stop: leaderships handed over, requests answered, logs closed.
-	stopTimeout = 30 * time.Second
 )
 
 func serveFlags() []cli.Flag {

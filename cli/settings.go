@@ -199,8 +199,7 @@ func portOf(address string) string {
 // checkDataDir makes the data folder and tries to write there, so that a wrong --data-dir is one clear line.
 func checkDataDir(dir string) error {
 	fail := func(err error) error {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
 		return usageError{fmt.Sprintf("--data-dir %s: cannot write there: %v", dir, err)}

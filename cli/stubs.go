@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 
 	"github.com/urfave/cli/v2"
@@ -17,14 +16,3 @@ func segmentCommand() *cli.Command {
 		}},
 	}
 }
-
-type running struct {
-	httpAddress string
-	failed      chan error
-}
-
-func startBroker(_ context.Context, _ *settings) (*running, error) {
-	return nil, errors.New("not yet")
-}
-func (r *running) waitReady(_ context.Context) error { return nil }
-func (r *running) stop() error                       { return nil }

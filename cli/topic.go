@@ -70,7 +70,7 @@ func topicCreate(c *cli.Context) error {
 	}
 	configs := map[string]*string{}
 	for _, kv := range pairs {
-		configs[kv[0]] = kadm.StringPtr(kv[1])
+		configs[kv[0]] = new(kv[1])
 	}
 	partitions, factor := c.Int("partitions"), c.Int("replication-factor")
 	if partitions == 0 || partitions < -1 || partitions > 1<<20 {
@@ -79,7 +79,7 @@ func topicCreate(c *cli.Context) error {
 	if factor == 0 || factor < -1 || factor > 1<<10 {
 		return usageError{fmt.Sprintf("--replication-factor: %d is not a number of replicas", factor)}
 	}
-	return admin(c, func(ctx context.Context, adm *kadm.Client) error {
+	return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 		create := adm.CreateTopics
 		if c.Bool("validate-only") {
 			create = adm.ValidateCreateTopics
@@ -155,7 +155,7 @@ func topicListCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return admin(c, func(ctx context.Context, adm *kadm.Client) error {
+			return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 				details, err := adm.ListTopicsWithInternal(ctx, topics...)
 				if err != nil {
 					return err
@@ -218,7 +218,7 @@ func topicAlter(c *cli.Context) error {
 	}
 	var changes []kadm.AlterConfig
 	for _, kv := range pairs {
-		changes = append(changes, kadm.AlterConfig{Op: kadm.SetConfig, Name: kv[0], Value: kadm.StringPtr(kv[1])})
+		changes = append(changes, kadm.AlterConfig{Op: kadm.SetConfig, Name: kv[0], Value: new(kv[1])})
 	}
 	for _, key := range c.StringSlice("delete-config") {
 		changes = append(changes, kadm.AlterConfig{Op: kadm.DeleteConfig, Name: key})
@@ -226,7 +226,7 @@ func topicAlter(c *cli.Context) error {
 	if len(changes) == 0 && !c.IsSet("partitions") {
 		return usageError{"topic alter: nothing to change; give --config, --delete-config or --partitions"}
 	}
-	return admin(c, func(ctx context.Context, adm *kadm.Client) error {
+	return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 		var failures []error
 		if len(changes) > 0 {
 			answers, err := adm.AlterTopicConfigs(ctx, changes, topics...)
@@ -272,7 +272,7 @@ func topicDeleteCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return admin(c, func(ctx context.Context, adm *kadm.Client) error {
+			return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error {
 				answers, err := adm.DeleteTopics(ctx, topics...)
 				if err != nil {
 					return err

@@ -26,7 +26,7 @@ func topicDescribeCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return admin(c, func(ctx context.Context, adm *kadm.Client) error { return topicDescribe(ctx, c, adm, topics) })
+			return withAdmin(c, func(ctx context.Context, adm *kadm.Client) error { return topicDescribe(ctx, c, adm, topics) })
 		},
 	}
 }

@@ -421,3 +421,6 @@ func (n *Node) setRefused(err error) {
 }
 
 func newRun() uint64 { return uint64(time.Now().UnixMilli()) }
+
+// HandOver transfers every leadership held here while the broker goes on serving: what a graceful stop does first.
+func (n *Node) HandOver(ctx context.Context) { n.handOver(ctx) }

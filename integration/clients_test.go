@@ -16,6 +16,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/balsa-broker/balsa/integration/harness"
 	"github.com/balsa-broker/balsa/protocol/record"
@@ -85,7 +86,7 @@ func TestClients(t *testing.T) {
 	} {
 		topic := "kgo-" + name
 		must(t, c.CreateTopic(ctx, topic, 1, 1, nil))
-		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec))
+		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec), kgo.ProducerBatchMaxBytes(1<<20))
 		must(t, err)
 		must(t, cl.ProduceSync(ctx, sample()...).FirstErr())
 		cl.Close()
@@ -214,7 +215,7 @@ func TestSegmentHoldsTheBytesSent(t *testing.T) {
 	c := start(t, harness.Options{Nodes: 1})
 	ctx := deadline(t, 30*time.Second)
 	must(t, c.CreateTopic(ctx, "raw", 1, 1, nil))
-	cl, err := c.Client()
+	cl, err := c.Client(kgo.MaxVersions(kversion.V3_7_0())) // later ones name topics by ID
 	must(t, err)
 	defer cl.Close()
 	var sent [][]byte

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -275,7 +276,7 @@ func (n *Node) Start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), n.c.o.Env...)
+	cmd.Env = append(brokerEnv(), n.c.o.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	setParentDeath(cmd)
 	if err := cmd.Start(); err != nil {
@@ -287,6 +288,11 @@ func (n *Node) Start() error {
 		close(done)
 	}(n.done)
 	return nil
+}
+
+// brokerEnv is this process's environment without BALSA_*, which a broker would take for settings.
+func brokerEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "BALSA_") })
 }
 
 // Running says whether the broker's process is there (frozen counts).

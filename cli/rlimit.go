@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux || darwin
 
 package cli
 
@@ -14,13 +14,13 @@ func raiseFileLimit() (uint64, error) {
 		raised := l
 		raised.Cur = raised.Max
 		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
-			return uint64(raised.Cur), nil
+			return raised.Cur, nil
 		}
 		// Some systems have a hard limit of "infinity" that the kernel's own bound contradicts.
 		raised.Cur = 10240
 		if raised.Cur > l.Cur && unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
-			return uint64(raised.Cur), nil
+			return raised.Cur, nil
 		}
 	}
-	return uint64(l.Cur), nil
+	return l.Cur, nil
 }
