@@ -18,6 +18,7 @@ type Node interface {
 	Controller() int32
 	Alive(id int32) bool
 	Partition(t meta.TopicID, p int32) (*partition.Partition, bool)
+	ReplicaError(t meta.TopicID, p int32) error // why it is not open
 	Leader(t meta.TopicID, p int32) (cluster.Leader, bool)
 	InSync(t meta.TopicID, p int32) []int32
 }
@@ -72,7 +73,7 @@ type PartitionName struct {
 type ReplicaStatus struct {
 	Topic             string   `json:"topic"`
 	Partition         int32    `json:"partition"`
-	State             string   `json:"state"` // partition.Status's, or "missing": it is not open
+	State             string   `json:"state"` // partition.Status's; "missing": not open (yet); "failed": it does not open
 	Serving           bool     `json:"serving"`
 	Epoch             int32    `json:"leader_epoch"`
 	Leader            string   `json:"leader,omitempty"`
@@ -135,6 +136,8 @@ func Status(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 			r := ReplicaStatus{Topic: name, Partition: p.ID, State: "missing"}
 			if local, ok := n.Partition(t.ID, p.ID); ok {
 				r = replicaStatus(name, p.ID, local.Status())
+			} else if err := n.ReplicaError(t.ID, p.ID); err != nil {
+				r.State, r.Error = "failed", err.Error()
 			}
 			s.Local = append(s.Local, r)
 		}

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -24,6 +25,13 @@ func (v view) Alive(id int32) bool                                        { retu
 func (v view) Partition(meta.TopicID, int32) (*partition.Partition, bool) { return nil, false }
 func (v view) Leader(_ meta.TopicID, p int32) (cluster.Leader, bool) {
 	return cluster.Leader{Node: 1 + p}, p < 2
+}
+
+func (v view) ReplicaError(_ meta.TopicID, p int32) error {
+	if p == 2 {
+		return errors.New("torn")
+	}
+	return nil
 }
 
 func (v view) InSync(_ meta.TopicID, p int32) []int32 {
@@ -55,7 +63,7 @@ func TestStatus(t *testing.T) {
 	if s.Partitions != 3 || s.Leaderless.Count != 1 || s.Leaderless.Named[0].Partition != 2 || s.UnderReplicated.Count != 2 || s.UnderMinISR.Count != 2 {
 		t.Errorf("%+v", s)
 	}
-	if s.Brokers[2].Alive || !s.Brokers[0].Alive || s.Brokers[0].Leads != 1 || s.Brokers[1].Replicas != 2 || len(s.Local) != 2 || s.Local[0].State != "missing" {
+	if s.Brokers[2].Alive || !s.Brokers[0].Alive || s.Brokers[0].Leads != 1 || s.Brokers[1].Replicas != 2 || len(s.Local) != 2 || s.Local[0].State != "missing" || s.Local[1].State != "failed" || s.Local[1].Error != "torn" {
 		t.Errorf("%+v", s)
 	}
 	b, err := json.Marshal(s)

@@ -104,7 +104,8 @@ func (n *Node) placeable(img *meta.Image) func(int32) bool {
 func (n *Node) policy(img *meta.Image) meta.Policy {
 	c := n.Config()
 	p := meta.Policy{
-		DefaultPartitions: c.NumPartitions(), DefaultReplicationFactor: c.DefaultReplicationFactor(), MaxPartitions: c.MaxPartitions(),
+		DefaultPartitions: c.NumPartitions(), DefaultReplicationFactor: c.DefaultReplicationFactor(),
+		MaxTopics: c.MaxTopics(), MaxPartitions: c.MaxPartitions(), MaxPartitionsPerTopic: c.MaxPartitionsPerTopic(),
 	}
 	if p.DefaultReplicationFactor <= 0 {
 		expect := n.opt.BootstrapExpect

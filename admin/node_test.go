@@ -1,0 +1,5 @@
+package admin
+
+import "github.com/balsa-broker/balsa/cluster"
+
+var _ Node = (*cluster.Node)(nil)
