@@ -176,8 +176,11 @@ func (s *snappyReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		// Believe a length only as far as snappy can compress: 64 bytes by a copy of 3.
-		if n > maxSnappyBlock || n > 24*len(block) {
-			return 0, fmt.Errorf("%w: a snappy block of %d bytes from %d", ErrTooLarge, n, len(block))
+		if n > 24*len(block) {
+			return 0, fmt.Errorf("%w: a snappy block of %d bytes from %d", ErrInvalid, n, len(block))
+		}
+		if n > maxSnappyBlock {
+			return 0, fmt.Errorf("%w: a snappy block of %d bytes", ErrTooLarge, n)
 		}
 		if n > cap(s.block) {
 			s.block = make([]byte, n)
