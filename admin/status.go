@@ -202,3 +202,28 @@ func MinISR(b func() *config.Broker) func(*meta.Topic) int {
 		return c.MinInsyncReplicas
 	}
 }
+
+// SettingStatus is one broker setting in force.
+type SettingStatus struct {
+	Name     string  `json:"name"`
+	Value    *string `json:"value"` // null: not set, or secret
+	Source   string  `json:"source"`
+	ReadOnly bool    `json:"read_only"`
+}
+
+// Settings lists the settings in force, for Options.Config.
+func Settings(b *config.Broker) []SettingStatus {
+	sources := map[config.Source]string{
+		config.SourceBroker: "dynamic, this broker", config.SourceClusterDefault: "dynamic, all brokers", config.SourceStatic: "static",
+		config.SourceDefault: "default",
+	}
+	var out []SettingStatus
+	for _, e := range config.DescribeBroker(b) {
+		s := SettingStatus{Name: e.Name, Source: sources[e.Source], ReadOnly: e.ReadOnly}
+		if !e.Null && !e.Sensitive {
+			s.Value = &e.Value
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -98,3 +98,16 @@ func TestCollector(t *testing.T) {
 		}
 	}
 }
+
+func TestSettings(t *testing.T) {
+	b, err := config.NewBroker(map[string]string{"num.partitions": "3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range Settings(b) {
+		switch {
+		case s.Name == "num.partitions" && (*s.Value != "3" || s.Source != "static" || !s.ReadOnly), s.Name == "broker.rack" && s.Value != nil:
+			t.Errorf("%+v", s)
+		}
+	}
+}
