@@ -3,6 +3,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -74,6 +75,7 @@ const (
 	codeWiped
 	codeNoHandler
 	codeClosed
+	codeDeadline
 )
 
 var codeErrors = map[errorCode]error{
@@ -83,6 +85,7 @@ var codeErrors = map[errorCode]error{
 	codeWiped:           ErrWiped,
 	codeNoHandler:       ErrNoHandler,
 	codeClosed:          ErrClosed,
+	codeDeadline:        context.DeadlineExceeded, // the caller's, which travels with a call
 }
 
 func codeOf(err error) errorCode {

@@ -164,10 +164,11 @@ func (m *Mux) welcome(nc net.Conn) (hello, error) {
 			ErrRefused, h.node, h.low, h.high, m.o.Node, protocolLow, protocolHigh)
 	case h.class < classControl || h.class > classSnapshot:
 		err = fmt.Errorf("%w: unknown class of connection %d", ErrRefused, h.class)
-	case h.want != m.o.Node:
-		err = fmt.Errorf("%w: broker %d dialled broker %d, this is broker %d", ErrRefused, h.node, h.want, m.o.Node)
 	default:
-		if err = m.acceptable(h); err == nil {
+		if err = m.acceptable(h); err == nil && h.want != m.o.Node {
+			err = fmt.Errorf("%w: broker %d dialled broker %d, this is broker %d", ErrRefused, h.node, h.want, m.o.Node)
+		}
+		if err == nil {
 			err = m.knownTwice(h)
 		}
 	}

@@ -155,13 +155,10 @@ func (p *peer) run() {
 		l, err := p.dial()
 		if err == nil {
 			since := time.Now()
-			notifies := p.publish(l)
+			p.publish(l)
 			log.Info("connected to broker", "address", l.control.nc.RemoteAddr().String(), "version", l.control.peer.ver)
 			reported = PeerEvent{Node: p.node, Up: true}
 			p.m.o.OnPeer(reported)
-			for _, n := range notifies {
-				p.m.sendNotify(l, n.kind, n.payload)
-			}
 			select {
 			case <-l.down:
 			case <-p.m.ctx.Done():
@@ -219,18 +216,20 @@ func (p *peer) pause(d time.Duration) {
 	}
 }
 
-func (p *peer) publish(l *link) []pendingNotify {
+// publish makes a new link, or its loss (nil), known. Notifications that waited go out before any other.
+func (p *peer) publish(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.link.Store(l)
-	n := p.notifies
-	p.notifies = nil
 	if l != nil {
 		p.lastErr = nil
+		for _, n := range p.notifies {
+			p.m.sendNotify(l, n.kind, n.payload)
+		}
 	}
+	p.notifies = nil
+	p.link.Store(l)
 	close(p.changed)
 	p.changed = make(chan struct{})
-	return n
 }
 
 // failed notes a failed attempt; true when the reason is another than before.
