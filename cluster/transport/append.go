@@ -11,8 +11,8 @@ import (
 
 // sendAppend encodes and queues an AppendEntries in one or more parts, waiting while too many bytes are in flight. done
 // is called once, from the connection's reader, unless an error is returned; it must not wait.
-func (e *Endpoint) sendAppend(c *conn, r route, q *raft.AppendEntriesRequest, done func(raft.AppendEntriesResponse, error)) (uint64, error) {
-	f := e.follower(r.target)
+func (e *Endpoint) sendAppend(c *conn, t *target, q *raft.AppendEntriesRequest, done func(raft.AppendEntriesResponse, error)) (uint64, error) {
+	f := t.follower
 	f.sent(q.Term, e.group.LastIndex(), time.Now())
 	end := q.PrevLogEntry + uint64(len(q.Entries))
 	req := &request{
@@ -32,7 +32,7 @@ func (e *Endpoint) sendAppend(c *conn, r route, q *raft.AppendEntriesRequest, do
 	if err != nil {
 		return 0, err
 	}
-	part := appendPart{route: r, term: q.Term, prevIndex: q.PrevLogEntry, prevTerm: q.PrevLogTerm, commit: q.LeaderCommitIndex}
+	part := appendPart{route: t.route, term: q.Term, prevIndex: q.PrevLogEntry, prevTerm: q.PrevLogTerm, commit: q.LeaderCommitIndex}
 	h := header{typ: frameAppend, kind: uint8(q.ProtocolVersion), id: id}
 	if len(q.Entries) == 0 {
 		h.flags = flagLazy | flagLastPart // it carries a commit index, which may wait
@@ -142,7 +142,7 @@ var errPipeline = errors.New("transport: pipeline broken")
 type pipeline struct {
 	e     *Endpoint
 	c     *conn
-	r     route
+	t     *target
 	slots chan struct{} // one per request in flight
 	out   chan raft.AppendFuture
 
@@ -153,16 +153,16 @@ type pipeline struct {
 
 // AppendEntriesPipeline implements raft.Transport.
 func (e *Endpoint) AppendEntriesPipeline(_ raft.ServerID, a raft.ServerAddress) (raft.AppendPipeline, error) {
-	p, r, err := e.target(a)
+	t, err := e.target(a)
 	if err != nil {
 		return nil, err
 	}
-	l, err := e.await(p)
+	l, err := e.await(t.peer)
 	if err != nil {
 		return nil, err
 	}
 	return &pipeline{
-		e: e, c: l.data, r: r, slots: make(chan struct{}, e.m.o.Window), closed: make(chan struct{}),
+		e: e, c: l.data, t: t, slots: make(chan struct{}, e.m.o.Window), closed: make(chan struct{}),
 		out: make(chan raft.AppendFuture, 2*e.m.o.Window),
 	}, nil
 }
@@ -198,7 +198,7 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.Append
 		return nil, err
 	}
 	f := &appendFuture{start: time.Now(), req: q, resp: resp, done: make(chan struct{})}
-	if _, err := p.e.sendAppend(p.c, p.r, q, func(r raft.AppendEntriesResponse, err error) { p.finish(f, r, err) }); err != nil {
+	if _, err := p.e.sendAppend(p.c, p.t, q, func(r raft.AppendEntriesResponse, err error) { p.finish(f, r, err) }); err != nil {
 		p.fail(err)
 		return nil, err
 	}

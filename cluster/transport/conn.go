@@ -51,8 +51,10 @@ type conn struct {
 	nextID    uint64
 	pending   map[uint64]*request
 
-	parts    map[uint64]*appendCall // reader only: AppendEntries of which the last part has not come
+	// The reader's alone:
+	parts    map[uint64]*appendCall // AppendEntries of which the last part has not come
 	notifies map[uint8]*serialQueue[[]byte]
+	sources  map[uint64][]byte
 }
 
 func (m *Mux) newConn(nc net.Conn, class connClass, outbound bool, peer hello) *conn {
@@ -60,7 +62,7 @@ func (m *Mux) newConn(nc net.Conn, class connClass, outbound bool, peer hello) *
 		m: m, nc: nc, class: class, outbound: outbound, peer: peer,
 		br: bufio.NewReaderSize(nc, readBufferBytes), wake: make(chan struct{}, 1), done: make(chan struct{}),
 		inFlight: semaphore.NewWeighted(m.o.MaxInFlightBytes), pending: map[uint64]*request{},
-		parts: map[uint64]*appendCall{}, notifies: map[uint8]*serialQueue[[]byte]{},
+		parts: map[uint64]*appendCall{}, notifies: map[uint8]*serialQueue[[]byte]{}, sources: map[uint64][]byte{},
 	}
 	c.ctx, c.cancel = context.WithCancel(m.ctx)
 	c.lastRecv.Store(time.Now().UnixNano())

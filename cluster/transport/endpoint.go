@@ -35,6 +35,8 @@ type Endpoint struct {
 	requests  serialQueue[*inbound]
 	answers   serialQueue[*pendingAnswer]
 
+	targets sync.Map // raft.ServerAddress -> *target
+
 	mu        sync.Mutex
 	followers map[uint64]*follower
 	entrySize int // of late, on average: for the size of the next buffer
@@ -171,14 +173,29 @@ func (e *Endpoint) Progress(target uint64) (match uint64, last time.Time, ok boo
 	return f.match, f.caughtUp, f.match > 0 || !f.caughtUp.IsZero()
 }
 
-// target resolves the address that Raft names.
-func (e *Endpoint) target(a raft.ServerAddress) (*peer, route, error) {
+// target is what an address that Raft names stands for.
+type target struct {
+	peer     *peer
+	route    route
+	follower *follower
+}
+
+// target resolves an address; the answer never changes.
+func (e *Endpoint) target(a raft.ServerAddress) (*target, error) {
+	if t, ok := e.targets.Load(a); ok {
+		return t.(*target), nil
+	}
 	node, replica, err := ParseAddress(a)
 	if err != nil {
-		return nil, route{}, err
+		return nil, err
 	}
 	p, err := e.m.peer(node)
-	return p, route{target: replica, source: e.replica}, err
+	if err != nil {
+		return nil, err
+	}
+	t := &target{peer: p, route: route{target: replica, source: e.replica}, follower: e.follower(replica)}
+	e.targets.Store(a, t)
+	return t, nil
 }
 
 // await is peer.await for this endpoint's RPCs.
@@ -188,11 +205,15 @@ func (e *Endpoint) await(p *peer) (*link, error) {
 
 // ask sends a small request on the control connection and waits for the answer.
 func (e *Endpoint) ask(a raft.ServerAddress, h header, expect frameType, body func(route) []byte) ([]byte, error) {
-	p, r, err := e.target(a)
+	t, err := e.target(a)
 	if err != nil {
 		return nil, err
 	}
-	l, err := e.await(p)
+	return e.askTarget(t, h, expect, body)
+}
+
+func (e *Endpoint) askTarget(t *target, h header, expect frameType, body func(route) []byte) ([]byte, error) {
+	l, err := e.await(t.peer)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +223,7 @@ func (e *Endpoint) ask(a raft.ServerAddress, h header, expect frameType, body fu
 		return nil, err
 	}
 	h.id = id
-	if err := l.control.send(h, body(r)); err != nil {
+	if err := l.control.send(h, body(t.route)); err != nil {
 		l.control.forget(id)
 		return nil, err
 	}
@@ -253,14 +274,14 @@ func isHeartbeat(q *raft.AppendEntriesRequest) bool {
 
 // AppendEntries implements raft.Transport.
 func (e *Endpoint) AppendEntries(_ raft.ServerID, a raft.ServerAddress, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if isHeartbeat(q) {
-		return e.beat(a, q, resp)
-	}
-	p, r, err := e.target(a)
+	t, err := e.target(a)
 	if err != nil {
 		return err
 	}
-	l, err := e.await(p)
+	if isHeartbeat(q) {
+		return e.beat(t, q, resp)
+	}
+	l, err := e.await(t.peer)
 	if err != nil {
 		return err
 	}
@@ -269,7 +290,7 @@ func (e *Endpoint) AppendEntries(_ raft.ServerID, a raft.ServerAddress, q *raft.
 		err  error
 	}
 	ch := make(chan outcome, 1)
-	id, err := e.sendAppend(l.data, r, q, func(resp raft.AppendEntriesResponse, err error) { ch <- outcome{resp, err} })
+	id, err := e.sendAppend(l.data, t, q, func(resp raft.AppendEntriesResponse, err error) { ch <- outcome{resp, err} })
 	if err != nil {
 		return err
 	}
@@ -287,10 +308,13 @@ func (e *Endpoint) AppendEntries(_ raft.ServerID, a raft.ServerAddress, q *raft.
 
 // beat sends a heartbeat. One that comes at its regular interval may wait to be gathered with those of other groups;
 // one out of turn verifies the leadership, and somebody waits for it.
-func (e *Endpoint) beat(a raft.ServerAddress, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (e *Endpoint) beat(t *target, q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	h := header{typ: frameHeartbeat, kind: uint8(q.ProtocolVersion)}
-	b, err := e.ask(a, h.lazyIf(e.regular(a)), frameHeartbeatAnswer, func(r route) []byte {
-		return appendHeartbeat(nil, r, q.Term)
+	if t.follower.regular(time.Now()) {
+		h.flags |= flagLazy
+	}
+	b, err := e.askTarget(t, h, frameHeartbeatAnswer, func(r route) []byte {
+		return appendHeartbeat(make([]byte, 0, heartbeatSize), r, q.Term)
 	})
 	if err != nil {
 		return err
@@ -298,24 +322,15 @@ func (e *Endpoint) beat(a raft.ServerAddress, q *raft.AppendEntriesRequest, resp
 	return parseAppendAnswer(b, resp)
 }
 
-func (h header) lazyIf(lazy bool) header {
-	if lazy {
-		h.flags |= flagLazy
-	}
-	return h
-}
+// regularBeat: Raft's regular heartbeats are a tenth to a fifth of its heartbeat timeout apart, which is 10 s with many
+// groups. With a shorter one every heartbeat counts as urgent, which is right, if dearer.
+const regularBeat = 900 * time.Millisecond
 
-// regular says whether the last heartbeat to the follower was so long ago that this one is not out of turn.
-func (e *Endpoint) regular(a raft.ServerAddress) bool {
-	_, replica, err := ParseAddress(a)
-	if err != nil {
-		return false
-	}
-	f := e.follower(replica)
-	now := time.Now()
+// regular says whether the last heartbeat was so long ago that this one is not out of turn.
+func (f *follower) regular(now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	regular := now.Sub(f.lastBeat) > 50*e.m.o.Heartbeat
+	regular := now.Sub(f.lastBeat) > regularBeat
 	f.lastBeat = now
 	return regular
 }

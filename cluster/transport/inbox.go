@@ -10,8 +10,9 @@ import (
 
 // inbound is one request of another replica, as it came.
 type inbound struct {
-	c       *conn // nil: a local TimeoutNow
+	c       *conn
 	h       header
+	src     []byte // the source's address, as it stands in Raft's headers
 	route   route
 	part    appendPart // of frameAppend and frameHeartbeat
 	entries []byte     // aliases buf
@@ -19,7 +20,6 @@ type inbound struct {
 	call    *appendCall
 	vote    voteRequest
 	snap    *snapshotIn
-	local   chan error
 }
 
 // appendCall is one AppendEntries of the leader, in whatever number of parts. Its fields belong to the goroutine of
@@ -88,10 +88,11 @@ func (m *Mux) serve(c *conn, h header, body []byte, buf *buffer) error {
 		c.refuse(h, err)
 		return nil
 	}
+	it.src = c.source(it.route.source)
 	if h.typ == frameHeartbeat && e.takeBeat(it) {
 		return nil
 	}
-	if !e.requests.push(it) {
+	if !e.enqueue(it) {
 		c.refuse(h, e.full())
 	}
 	return nil
@@ -107,6 +108,31 @@ func (m *Mux) endpointFor(c *conn, r route) (*Endpoint, error) {
 		return nil, fmt.Errorf("%w (asked by %s)", err, Address(c.peer.node, r.source))
 	}
 	return e, nil
+}
+
+// source is the address of a replica of the other broker; its bytes are shared and never change.
+func (c *conn) source(replica uint64) []byte {
+	a, ok := c.sources[replica]
+	if !ok {
+		if len(c.sources) >= 1<<16 {
+			clear(c.sources)
+		}
+		a = []byte(Address(c.peer.node, replica))
+		c.sources[replica] = a
+	}
+	return a
+}
+
+// inlineBytes: entries above this are decoded off the connection's reader.
+const inlineBytes = 64 << 10
+
+// enqueue gives a request its turn. Small ones are processed here and now when nothing of the group waits and Raft has
+// room, which saves two switches of goroutines.
+func (e *Endpoint) enqueue(it *inbound) bool {
+	if len(it.entries) <= inlineBytes && len(e.consumer) < cap(e.consumer)/2 {
+		return e.requests.runOrPush(it)
+	}
+	return e.requests.push(it)
 }
 
 func (e *Endpoint) full() error {
@@ -139,9 +165,12 @@ func (m *Mux) serveAppend(c *conn, it *inbound) error {
 	if err == nil && n > 0 && m.received.Add(n) > m.o.MaxReceivedBytes && m.received.Load() > n {
 		m.received.Add(-n)
 		err = fmt.Errorf("%w: broker %d holds %d bytes of received entries", ErrOverloaded, m.o.Node, m.received.Load())
-	} else if err == nil && !e.requests.push(it) {
-		m.received.Add(-n)
-		err = e.full()
+	} else if err == nil {
+		it.src = c.source(it.route.source)
+		if !e.enqueue(it) {
+			m.received.Add(-n)
+			err = e.full()
+		}
 	}
 	if err != nil {
 		call.refused = true
@@ -197,17 +226,11 @@ func (e *Endpoint) process(it *inbound) {
 	}
 }
 
-func (it *inbound) from() raft.ServerAddress {
-	if it.c == nil {
-		return "this broker"
-	}
-	return Address(it.c.peer.node, it.route.source)
-}
+func (it *inbound) from() string { return string(it.src) }
 
 // rpcHeader names the source by the connection's node, not by what a frame could claim.
 func (it *inbound) rpcHeader() raft.RPCHeader {
-	id := []byte(it.from())
-	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersion(it.h.kind), ID: id, Addr: id}
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersion(it.h.kind), ID: it.src, Addr: it.src}
 }
 
 // hand puts a request into Raft's channel.
@@ -269,10 +292,6 @@ func (e *Endpoint) answer(a *pendingAnswer) {
 		if answered { // otherwise Raft may still hold the entries
 			it.buf.free()
 		}
-	}
-	if it.local != nil {
-		it.local <- r.Error
-		return
 	}
 	if it.call != nil {
 		e.answerPart(it, r)
@@ -358,20 +377,19 @@ func (m *Mux) TimeoutNow(replicaID uint64) error {
 	if !e.group.HasConfiguration() {
 		return fmt.Errorf("%w: %s", ErrNoConfiguration, e.addr)
 	}
-	it := &inbound{local: make(chan error, 1)}
 	h := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(e.addr), Addr: []byte(e.addr)}
-	a := &pendingAnswer{it: it, resp: make(chan raft.RPCResponse, 1)}
+	resp := make(chan raft.RPCResponse, 1)
 	timeout := time.NewTimer(m.o.RPCTimeout)
 	defer timeout.Stop()
 	select {
-	case e.consumer <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: h}, RespChan: a.resp}:
+	case e.consumer <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: h}, RespChan: resp}:
 	case <-e.ctx.Done():
 		return ErrClosed
 	case <-timeout.C:
 		return fmt.Errorf("%w: TimeoutNow of replica %s: %w", ErrTimeout, e.addr, errLocalTimeout)
 	}
 	select {
-	case r := <-a.resp:
+	case r := <-resp:
 		return r.Error
 	case <-e.ctx.Done():
 		return ErrClosed

@@ -33,7 +33,7 @@ type Options struct {
 	Logger  *slog.Logger                                             // nil: none
 
 	// Heartbeat is the interval within which traffic that can wait (idle heartbeats and the empty AppendEntries that
-	// carry a commit index) is gathered into one write per connection. Default 10 ms.
+	// carry a commit index) is gathered into one write per connection. Default 25 ms.
 	Heartbeat time.Duration
 	// RPCTimeout bounds heartbeats, votes and TimeoutNow. Default 5 s.
 	RPCTimeout time.Duration
@@ -81,7 +81,7 @@ func (o *Options) setDefaults() error {
 		d := net.Dialer{KeepAliveConfig: keepAlive}
 		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 	}
-	def(&o.Heartbeat, 10*time.Millisecond)
+	def(&o.Heartbeat, 25*time.Millisecond)
 	def(&o.RPCTimeout, 5*time.Second)
 	def(&o.AppendTimeout, 30*time.Second)
 	def(&o.ConnectWait, 15*time.Second)

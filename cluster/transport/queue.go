@@ -31,6 +31,27 @@ func (q *serialQueue[T]) push(x T) bool {
 	return true
 }
 
+// runOrPush runs f on the caller's goroutine when the queue is idle, and otherwise pushes. f must not wait then.
+func (q *serialQueue[T]) runOrPush(x T) bool {
+	q.mu.Lock()
+	if q.running || len(q.items) > 0 {
+		q.mu.Unlock()
+		return q.push(x)
+	}
+	q.running = true
+	q.mu.Unlock()
+	q.f(x)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.items) == 0 {
+		q.running = false
+		return true
+	}
+	q.wg.Add(1) // others came meanwhile
+	go q.drain()
+	return true
+}
+
 func (q *serialQueue[T]) drain() {
 	defer q.wg.Done()
 	q.mu.Lock()

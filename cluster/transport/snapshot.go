@@ -24,21 +24,21 @@ import (
 
 // InstallSnapshot implements raft.Transport.
 func (e *Endpoint) InstallSnapshot(_ raft.ServerID, a raft.ServerAddress, q *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	p, r, err := e.target(a)
+	t, err := e.target(a)
 	if err != nil {
 		return err
 	}
-	if _, err := e.await(p); err != nil {
+	if _, err := e.await(t.peer); err != nil {
 		return err
 	}
-	c, err := e.m.dialConn(e.ctx, p.node, classSnapshot)
+	c, err := e.m.dialConn(e.ctx, t.peer.node, classSnapshot)
 	if err != nil {
 		return fmt.Errorf("install snapshot: %w", err)
 	}
 	defer c.fail(ErrClosed)
 	stop := context.AfterFunc(e.ctx, func() { c.fail(ErrClosed) })
 	defer stop()
-	body := appendSnapshot(nil, r, q)
+	body := appendSnapshot(nil, t.route, q)
 	h := header{length: uint32(len(body)), typ: frameSnapshot, kind: uint8(q.ProtocolVersion), id: 1}
 	w := progressWriter{c}
 	if _, err := w.Write(append(appendHeader(nil, h), body...)); err != nil {
@@ -62,7 +62,7 @@ func (e *Endpoint) InstallSnapshot(_ raft.ServerID, a raft.ServerAddress, q *raf
 	}
 	resp.Term, resp.Success, err = parseVerdict(body)
 	if err == nil && resp.Success {
-		f := e.follower(r.target)
+		f := t.follower
 		f.sent(q.Term, e.group.LastIndex(), time.Now())
 		f.matched(q.Term, q.LastLogIndex)
 	}
@@ -138,7 +138,7 @@ func (m *Mux) serveSnapshot(c *conn) error {
 		return err
 	}
 	it := &inbound{
-		c: c, h: header{typ: frameSnapshot, kind: body[0], id: 1}, route: r,
+		c: c, h: header{typ: frameSnapshot, kind: body[0], id: 1}, route: r, src: c.source(r.source),
 		snap: &snapshotIn{req: q, done: make(chan raft.RPCResponse, 1)},
 	}
 	q.RPCHeader = it.rpcHeader()

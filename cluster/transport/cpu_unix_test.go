@@ -1,0 +1,14 @@
+//go:build unix
+
+package transport
+
+import (
+	"syscall"
+	"time"
+)
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
