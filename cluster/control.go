@@ -103,8 +103,10 @@ func (n *Node) replaceController(gone int32) {
 // openPartition starts one replica.
 func (n *Node) openPartition(r *replica, bootstrap []partition.Replica, cfg func() config.Topic) (*partition.Partition, error) {
 	c := n.Config()
+	fsys, opened := n.opens.begin()
+	defer opened()
 	return partition.Open(partition.Options{
-		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Bootstrap: bootstrap, Dir: r.dir, FS: n.opt.FS,
+		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Bootstrap: bootstrap, Dir: r.dir, FS: fsys,
 		Sync: n.syncer, Votes: n.votes.Replica(r.self.ID), Config: cfg, DiskFull: n.disk.isFull,
 		NewTransport: func(p *partition.Partition) (raft.Transport, error) {
 			e, err := n.mux.Register(r.self.Node, r.self.ID, p)

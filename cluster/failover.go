@@ -290,9 +290,13 @@ func (f *failover) round(ctx context.Context, batch []*orphan) {
 	if ctx.Err() != nil {
 		return
 	}
+	var stand []*replica
 	for _, g := range groups {
-		f.conclude(g)
+		if f.conclude(g) {
+			stand = append(stand, g.o.r)
+		}
 	}
+	f.standAll(stand)
 	f.kick()
 }
 
@@ -308,7 +312,20 @@ func (f *failover) question(g *asked, node int32) question {
 	return q
 }
 
-func (f *failover) conclude(g *asked) {
+// standAll puts a TimeoutNow into the inbox of each replica. Raft takes it when it gets to it, so not one by one.
+func (f *failover) standAll(stand []*replica) {
+	for _, r := range stand {
+		f.stood.Add(1)
+		f.wg.Go(func() {
+			if err := f.host.timeoutNow(r.self.ID); err != nil {
+				f.log.Debug("Standing for election", "replica", raftAddress(r.self), "err", err)
+			}
+		})
+	}
+}
+
+// conclude draws the conclusion of a round for one group; true: stand for election now.
+func (f *failover) conclude(g *asked) (stand bool) {
 	now := time.Now()
 	o := g.o
 	f.mu.Lock()
@@ -317,7 +334,7 @@ func (f *failover) conclude(g *asked) {
 	o.rounds++
 	if len(g.voters) == 0 { // closed meanwhile
 		delete(f.orphans, o.r.self.ID)
-		return
+		return false
 	}
 	grace := o.candidate.IsZero() || now.Sub(o.candidate) < f.t.CandidateGrace
 	v := decide(o.r.self, g.voters, g.answers, grace)
@@ -335,12 +352,9 @@ func (f *failover) conclude(g *asked) {
 			delete(f.orphans, o.r.self.ID)
 		}
 	case verdictStand:
-		f.stood.Add(1)
 		o.candidate = now
-		o.next = now.Add(f.t.CandidateGrace / 2)
-		if err := f.host.timeoutNow(o.r.self.ID); err != nil {
-			f.log.Debug("Standing for election", "replica", raftAddress(o.r.self), "err", err)
-		}
+		o.next = now.Add(f.t.CandidateGrace / 4)
+		stand = true
 	case verdictCandidate:
 		if o.candidate.IsZero() {
 			o.candidate = now
@@ -349,12 +363,15 @@ func (f *failover) conclude(g *asked) {
 	case verdictDefer:
 		o.next = now.Add(f.t.DeferFor)
 	case verdictUnstick:
-		o.candidate = time.Time{}
-		o.next = now.Add(f.t.RoundRetry)
-		f.wg.Go(func() { f.host.restart(o.r) })
+		o.next = now.Add(f.t.RoundRetry << min(o.rounds, 3))
+		if now.Sub(o.candidate) >= f.t.CandidateStuck {
+			o.candidate = time.Time{}
+			f.wg.Go(func() { f.host.restart(o.r) })
+		}
 	default:
 		o.next = now.Add(min(f.t.RoundRetry<<min(o.rounds, 8), maxRetry))
 	}
+	return stand
 }
 
 // standing of a local replica.

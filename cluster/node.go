@@ -46,6 +46,7 @@ type Node struct {
 	replicas *replicas
 	founding *founding
 	disk     *diskGuard
+	opens    *openSync
 
 	registration meta.Broker
 	registered   atomic.Bool
@@ -99,6 +100,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		n.cluster.Store(&id)
 	}
 	n.disk = &diskGuard{fs: o.FS, dir: o.DataDir, minFree: func(total int64) int64 { return n.Config().DiskMinFree(total) }}
+	n.opens = &openSync{fs: o.FS, dir: o.DataDir}
 	if err = n.listen(); err != nil {
 		return nil, err
 	}

@@ -7,11 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
-	"github.com/balsa-broker/balsa/partition"
 )
 
 func testLogger() *slog.Logger {
@@ -268,12 +268,18 @@ func TestManyPartitions(t *testing.T) {
 	}
 	nodes, _ := testCluster(t)
 	start := time.Now()
-	topic := create(t, nodes[0], "many", 1000, 3)
-	t.Logf("1,000 partitions with three replicas led after %v", time.Since(start))
+	topic := create(t, nodes[0], "many", manyPartitions(), 3)
+	t.Logf("%d partitions with three replicas led after %v", len(topic.Partitions), time.Since(start))
 	start = time.Now()
 	nodes[0].Kill()
 	until(t, "led", func() bool { return led(topic, nodes[1:]...) })
 	t.Logf("all led again after %v", time.Since(start))
 }
 
-var _ = partition.ErrClosed
+
+func manyPartitions() int32 {
+	if n, err := strconv.Atoi(os.Getenv("BALSA_TEST_PARTITIONS")); err == nil {
+		return int32(n)
+	}
+	return 1000
+}

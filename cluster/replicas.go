@@ -123,7 +123,7 @@ type replicaHost interface {
 
 const (
 	deletedSuffix   = ".deleted"
-	parallelOpens   = 32
+	parallelOpens   = 128
 	maxTopicInName  = 180 // a folder's name has at most 255 bytes; the replica id makes it unique
 	replicaRetry    = 5 * time.Second
 	closeAllTimeout = 30 * time.Second

@@ -27,8 +27,9 @@ type Timing struct {
 	Ping, Silence time.Duration
 
 	// The failover driver: a round's call is given up after RoundTimeout; a round that could not decide is repeated
-	// after RoundRetry; a candidate is left alone for CandidateGrace; the second best waits DeferFor for the best.
-	RoundTimeout, RoundRetry, CandidateGrace, DeferFor time.Duration
+	// after RoundRetry; a candidate is left alone for CandidateGrace, and one that is still one after CandidateStuck is
+	// restarted (Raft's own timer would take 10 to 20 s); the second best waits DeferFor for the best.
+	RoundTimeout, RoundRetry, CandidateGrace, CandidateStuck, DeferFor time.Duration
 	// ColdPreferred and ColdOther: how long after opening a replica that knows no leader asks for one, the preferred
 	// leader and the others. Scan is how often all local replicas are looked at.
 	ColdPreferred, ColdOther, Scan time.Duration
@@ -69,7 +70,8 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Silence, 1500*time.Millisecond)
 	def(&t.RoundTimeout, 250*time.Millisecond)
 	def(&t.RoundRetry, 30*time.Millisecond)
-	def(&t.CandidateGrace, 400*time.Millisecond)
+	def(&t.CandidateGrace, 500*time.Millisecond)
+	def(&t.CandidateStuck, 2*time.Second)
 	def(&t.DeferFor, 150*time.Millisecond)
 	def(&t.ColdPreferred, 10*time.Millisecond)
 	def(&t.ColdOther, 400*time.Millisecond)
