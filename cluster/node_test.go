@@ -276,7 +276,6 @@ func TestManyPartitions(t *testing.T) {
 	t.Logf("all led again after %v", time.Since(start))
 }
 
-
 func manyPartitions() int32 {
 	if n, err := strconv.Atoi(os.Getenv("BALSA_TEST_PARTITIONS")); err == nil {
 		return int32(n)
