@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -453,4 +452,3 @@ func TestModel(t *testing.T) {
 	})
 }
 
-var _ = fmt.Sprint

@@ -90,11 +90,15 @@ func (l *Log) Scan(first uint64, f func(Entry) bool) error {
 				return err
 			}
 			defer s.unpin()
+			before := index
 			_, err = walk(file, c, end, true, func(h *head) bool {
 				index = h.Index + 1
 				more = f(h.own())
 				return more
 			})
+			if err == nil && more && index == before {
+				err = fmt.Errorf("%w: no entry %d where it should be", errBadFrame, index)
+			}
 			return err
 		})
 		if err != nil {

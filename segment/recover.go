@@ -126,9 +126,6 @@ func (l *Log) adopt(st *state) {
 	l.startOffset, l.firstIndex, l.prevTerm = st.startOffset, st.firstIndex, st.prevTerm
 	l.nextIndex, l.nextOffset = st.nextIndex, st.nextOffset
 	l.terms, l.runs, l.configs = st.terms, st.runs, st.configs
-	if st.firstIndex > 0 && len(st.terms) == 0 && st.lastTerm != st.prevTerm {
-		l.terms = []termStart{{term: st.lastTerm, index: st.nextIndex, offset: st.nextOffset}}
-	}
 	l.persisted = persisted{valid: true, next: st.nextIndex, boot: st.boot}
 	l.rec.SameBoot = st.boot == l.o.BootID && st.boot != ""
 }

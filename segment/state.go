@@ -257,8 +257,8 @@ func (l *Log) stateAt(c cursor, flags uint32) *state {
 		i := s.segInfo
 		if s == c.s {
 			if c.pos < i.size {
+				i.indexRecs = 0 // some may stand behind c
 				i.size, i.nextIndex, i.nextOffset, i.maxTS, i.maxTSOffset = c.pos, c.index, c.offset, c.maxTS, -1
-				i.indexRecs = 0 // looked through from the beginning
 			}
 			st.segs = append(st.segs, i)
 			break

@@ -122,6 +122,7 @@ func (l *Log) recoverHeadless(s *seg, t *tail, cause error) error {
 	}
 	s.headerSize = int64(len(l.header(s)))
 	l.segs = append(l.segs, s)
+	l.recent.clear() // it holds the active segment's entries only
 	l.idx = indexWriter{lastPos: s.headerSize}
 	return nil
 }
@@ -201,6 +202,15 @@ func (l *Log) replayIndex(s *seg, f vfs.File, size int64) error {
 
 // replay adds the stretch up to a durable record to the picture, in which seen are the reserved frames.
 func (l *Log) replay(s *seg, f vfs.File, seen []indexRec, end indexRec) error {
+	if len(l.terms) == 0 && end.index > s.nextIndex { // no record says the term of a batch that comes first
+		_, err := walk(f, s.end(), end.pos, false, func(h *head) bool {
+			l.noteTerm(h.Term, h.Index, h.BaseOffset)
+			return false
+		})
+		if err != nil {
+			return fmt.Errorf("%w: first entry: %w", ErrCorrupt, err)
+		}
+	}
 	for _, r := range seen {
 		var payload []byte
 		if r.typ == Configuration {
@@ -214,9 +224,6 @@ func (l *Log) replay(s *seg, f vfs.File, seen []indexRec, end indexRec) error {
 		}
 		l.noteReserved(r.index, r.typ, payload)
 		l.noteTerm(r.term, r.index, r.offset)
-	}
-	if len(l.terms) == 0 && end.term != 0 {
-		l.noteTerm(end.term, s.firstIndex, s.baseOffset)
 	}
 	if end.maxTS > s.maxTS {
 		s.maxTS, s.maxTSOffset = end.maxTS, -1

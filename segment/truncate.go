@@ -32,7 +32,9 @@ func (l *Log) TruncateSuffix(first uint64) error {
 	}
 	behind := l.forget(c)
 	if l.persisted.clean || l.persisted.valid && l.persisted.next > first {
-		if err := l.writeState(l.stateAt(c, 0)); err != nil {
+		st := l.stateAt(c, 0)
+		st.segs[len(st.segs)-1].indexRecs = 0 // the index is cut later: it is to be looked through
+		if err := l.writeState(st); err != nil {
 			return l.fail("truncate", err)
 		}
 	}
