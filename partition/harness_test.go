@@ -27,7 +27,7 @@ type network struct {
 	nodes  map[raft.ServerAddress]*endpoint
 	cut    map[[2]raft.ServerAddress]bool
 	chunk  int // largest EncodeEntries request, bytes
-	events []string
+	delay  func() time.Duration
 	match  map[[2]raft.ServerAddress]uint64
 }
 
@@ -150,6 +150,9 @@ func (e *endpoint) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft
 			}
 		}
 	}
+	if e.n.delay != nil {
+		time.Sleep(e.n.delay())
+	}
 	entries, prev, prevTerm := q.Entries, q.PrevLogEntry, q.PrevLogTerm
 	for {
 		part := *q
@@ -219,6 +222,9 @@ func voteVia[Q, R any](e *endpoint, to raft.ServerAddress, q *Q, resp *R) error 
 }
 
 func (e *endpoint) TimeoutNow(_ raft.ServerID, to raft.ServerAddress, q *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if e.n.delay != nil {
+		time.Sleep(e.n.delay())
+	}
 	t := e.n.reach(e.addr, to)
 	if t == nil {
 		return errUnreachable
@@ -297,6 +303,7 @@ func newTestCluster(t *testing.T, n int) *testCluster {
 			r: r, dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1), "topic-0"), votes: raft.NewInmemStore(), boot: true,
 		})
 	}
+	t.Cleanup(func() { c.stopAll() })
 	return c
 }
 

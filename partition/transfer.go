@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -25,6 +26,8 @@ func (p *Partition) TransferLeadership(ctx context.Context, r Replica) error {
 	term := p.term
 	p.paused = true
 	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, transferLimit) // appends wait meanwhile
+	defer cancel()
 	err = p.transfer(ctx, r, term)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,6 +46,9 @@ func (p *Partition) TransferLeadership(ctx context.Context, r Replica) error {
 	p.kick()
 	return err
 }
+
+// transferLimit bounds a hand-over, whatever the caller's context says.
+const transferLimit = 30 * time.Second
 
 func (p *Partition) transfer(ctx context.Context, r Replica, term uint64) error {
 	for {
