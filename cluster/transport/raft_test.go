@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,5 +119,74 @@ func TestInjectTimeoutNow(t *testing.T) {
 	eventually(t, "it leads", func() bool { return ms[i].raft.State() == raft.Leader })
 	if err := muxes[i].TimeoutNow(99); err == nil {
 		t.Fatal("TimeoutNow for an unknown replica")
+	}
+}
+
+// Connections break all the time: what was acknowledged is on every replica in the end, once.
+func TestRaftOverBreakingConnections(t *testing.T) {
+	_, muxes := three(t, func(o *Options) { o.MaxPartBytes, o.ConnectWait = 4<<10, time.Second })
+	ms := group(t, muxes, 10, nil)
+	leader(t, ms)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			m := muxes[i%3]
+			m.mu.RLock()
+			for _, p := range m.peers {
+				if l := p.connected(); l != nil {
+					go l.fail(errors.New("cable cut"))
+				}
+			}
+			m.mu.RUnlock()
+		}
+	}()
+	acked := map[string]bool{}
+	for i := range 400 {
+		data := fmt.Sprintf("%d %s", i, strings.Repeat("x", 1<<10))
+		for _, m := range ms {
+			if m.raft.State() == raft.Leader && m.raft.Apply([]byte(data), time.Second).Error() == nil {
+				acked[data] = true
+				break
+			}
+		}
+	}
+	close(stop)
+	<-done
+	must(t, leader(t, ms).raft.Barrier(0).Error())
+	eventually(t, "all replicas equal", func() bool { return sameData(ms) })
+	seen := map[string]int{}
+	for _, d := range ms[0].fsm.applied() {
+		seen[d]++
+	}
+	for d := range acked {
+		if seen[d] != 1 {
+			t.Fatalf("%.10q was acknowledged and is there %d times", d, seen[d])
+		}
+	}
+	if len(acked) < 50 {
+		t.Fatalf("only %d of 400 were acknowledged", len(acked))
+	}
+	t.Logf("%d acknowledged", len(acked))
+	for _, m := range muxes {
+		m.mu.RLock()
+		for _, e := range m.endpoints {
+			for id, f := range e.followers {
+				if !f.inFlight.TryAcquire(m.o.MaxFollowerBytes) {
+					t.Errorf("bytes to %d are still in flight", id)
+				} else {
+					f.inFlight.Release(m.o.MaxFollowerBytes)
+				}
+			}
+		}
+		m.mu.RUnlock()
+		if n := m.received.Load(); n != 0 {
+			t.Errorf("%d received bytes are still counted", n)
+		}
 	}
 }
