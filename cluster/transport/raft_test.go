@@ -173,20 +173,22 @@ func TestRaftOverBreakingConnections(t *testing.T) {
 		t.Fatalf("only %d of 400 were acknowledged", len(acked))
 	}
 	t.Logf("%d acknowledged", len(acked))
-	for _, m := range muxes {
-		m.mu.RLock()
-		for _, e := range m.endpoints {
-			for id, f := range e.followers {
-				if !f.inFlight.TryAcquire(m.o.MaxFollowerBytes) {
-					t.Errorf("bytes to %d are still in flight", id)
-				} else {
-					f.inFlight.Release(m.o.MaxFollowerBytes)
+	// Every byte in flight was given back.
+	idle := func() bool {
+		for _, r := range ms {
+			r.e.mu.Lock()
+			defer r.e.mu.Unlock()
+			for _, f := range r.e.followers {
+				if !f.inFlight.TryAcquire(r.m.o.MaxFollowerBytes) {
+					return false
 				}
+				f.inFlight.Release(r.m.o.MaxFollowerBytes)
+			}
+			if r.m.received.Load() != 0 {
+				return false
 			}
 		}
-		m.mu.RUnlock()
-		if n := m.received.Load(); n != 0 {
-			t.Errorf("%d received bytes are still counted", n)
-		}
+		return true
 	}
+	eventually(t, "nothing is in flight", idle)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"runtime"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -30,19 +29,9 @@ type Stable struct {
 	heldTerm []byte            // LastVoteTerm without its LastVoteCand
 	highTerm uint64            // highest CurrentTerm accepted, durable or on its way
 	deleted  bool
-	onFail   func(error)
 }
 
 var _ raft.StableStore = (*Stable)(nil)
-
-// EndOnFailure is called once the group's Raft runs. Raft panics when it cannot store its term, and would take every
-// group of the broker down; from here on such a failure calls onFail and ends the calling goroutine, Raft's own,
-// instead (safety rule 7): the group stands still and is to be shut down.
-func (r *Stable) EndOnFailure(onFail func(error)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.onFail = onFail
-}
 
 // Get returns a copy of a durable value, or ErrNotFound.
 func (r *Stable) Get(key []byte) ([]byte, error) {
@@ -114,14 +103,8 @@ func (r *Stable) SetUint64(key []byte, val uint64) error {
 		r.mu.Unlock()
 		return nil
 	}
-	onFail := r.onFail
 	r.mu.Unlock()
-	err := r.Set(key, v)
-	if err != nil && onFail != nil {
-		onFail(err)
-		runtime.Goexit()
-	}
-	return err
+	return r.Set(key, v)
 }
 
 // holdsLocked: everything in w is durable already.
