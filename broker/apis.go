@@ -35,8 +35,13 @@ type apiHandler struct {
 	advertised int16 // see protocol.Range
 }
 
-// defaultMaxBytes of a request that carries no records.
-const defaultMaxBytes = 1 << 20
+const (
+	// defaultMaxBytes of a request that carries no records.
+	defaultMaxBytes = 512 << 10
+	// decodedFactor is what such a request is charged of the memory for requests, for each of its bytes: an array that
+	// is claimed by a few bytes is decoded to that many times more.
+	decodedFactor = 64
+)
 
 // handlers is the table of what is served. Filled by init from the lists: dataAPIs here, adminAPIs in apis_admin.go.
 var handlers = map[int16]*apiHandler{}

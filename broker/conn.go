@@ -207,6 +207,9 @@ func (k *conn) readRequest() (*request, error) {
 		return nil, fmt.Errorf("%w: a %s request of %d bytes (limit %d)", protocol.ErrMalformed, kmsg.NameForKey(hd.Key), size, h.maxBytes)
 	}
 	r := &request{h: h, charged: int64(size)}
+	if h.handle != nil {
+		r.charged = min(decodedFactor*r.charged, k.s.budgetMax)
+	}
 	known := hd.Version >= h.min && hd.Version <= h.max
 	if !known {
 		if hd.Key != protocol.ApiVersions || hd.Version < 0 {

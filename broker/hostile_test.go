@@ -124,7 +124,7 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 // TestBudget: requests beyond the bytes that the broker takes wait, and are answered.
 func TestBudget(t *testing.T) {
 	_, addr := startServer(t, newMetaNode(1), map[string]string{
-		"queued.max.request.bytes": "1000", "socket.request.max.bytes": "1500", "message.max.bytes": "1000",
+		"queued.max.request.bytes": "100000", "socket.request.max.bytes": "1500", "message.max.bytes": "1000",
 		"balsa.connection.max.inflight.requests": strconv.Itoa(4),
 	})
 	done := make(chan struct{})
