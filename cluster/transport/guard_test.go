@@ -425,6 +425,28 @@ func TestHeartbeatsPassABusyRaft(t *testing.T) {
 	close(busy)
 	must(t, <-done)
 
+	// One group's stuck handler holds up no other's heartbeats.
+	stuck := make(chan struct{})
+	it.follower.SetHeartbeatHandler(func(rpc raft.RPC) {
+		<-stuck
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 3, Success: true}, nil)
+	})
+	late := make(chan error, 1)
+	go func() {
+		late <- it.leader.AppendEntries("", it.to, &raft.AppendEntriesRequest{RPCHeader: header3(), Term: 3}, &raft.AppendEntriesResponse{})
+	}()
+	other, err := it.follower.m.Register(2, 3, &modelLog{})
+	must(t, err)
+	other.term.Store(3)
+	other.SetHeartbeatHandler(func(rpc raft.RPC) { rpc.Respond(&raft.AppendEntriesResponse{Term: 3, Success: true}, nil) })
+	eventually(t, "the worker is held up", func() bool {
+		since := it.follower.m.beats.since.Load()
+		return since != 0 && time.Now().UnixNano()-since > int64(heldUp)
+	})
+	must(t, it.leader.AppendEntries("", "2/3", &raft.AppendEntriesRequest{RPCHeader: header3(), Term: 3}, &raft.AppendEntriesResponse{}))
+	close(stuck)
+	must(t, <-late)
+
 	// A handler that panics (the store refused a lower term) or does not answer (shut down) costs that heartbeat.
 	for _, f := range []func(raft.RPC){func(raft.RPC) { panic("failed to save current term") }, func(raft.RPC) {}} {
 		it.follower.SetHeartbeatHandler(f)

@@ -3,6 +3,8 @@ package transport
 import (
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -29,15 +31,20 @@ type beat struct {
 	it *inbound
 }
 
-// workers run heartbeats off the connections' readers. Two do for thousands of groups; more of them start only when
-// all are held up.
+// workers run heartbeats off the connections' readers. One does for thousands of groups; others help when many wait, or
+// when a handler holds it up.
 type workers struct {
 	m     *Mux
 	queue chan beat
 	slots chan struct{} // one per worker beyond the first
+	since atomic.Int64  // unix nanoseconds: when the first worker began with what it does; 0: idle
 }
 
-const maxBeats = 16 << 10
+const (
+	maxBeats  = 16 << 10
+	manyBeats = 64
+	heldUp    = 2 * time.Millisecond
+)
 
 func (w *workers) start(m *Mux, n int) {
 	w.m, w.queue, w.slots = m, make(chan beat, maxBeats), make(chan struct{}, n-1)
@@ -45,7 +52,9 @@ func (w *workers) start(m *Mux, n int) {
 		for {
 			select {
 			case b := <-w.queue:
+				w.since.Store(time.Now().UnixNano())
 				b.run()
+				w.since.Store(0)
 			case <-m.ctx.Done():
 				return
 			}
@@ -60,7 +69,8 @@ func (w *workers) submit(b beat) bool {
 	default:
 		return false
 	}
-	if len(w.queue) > 64 {
+	since := w.since.Load()
+	if len(w.queue) > manyBeats || since != 0 && time.Now().UnixNano()-since > int64(heldUp) {
 		select {
 		case w.slots <- struct{}{}:
 			w.m.wg.Go(w.help)

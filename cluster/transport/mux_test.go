@@ -269,7 +269,7 @@ func TestWaitForPeer(t *testing.T) {
 
 func TestSilenceIsNoticed(t *testing.T) {
 	n := newNetwork(t)
-	quick := func(o *Options) { o.PingInterval, o.SilenceTimeout = 50*time.Millisecond, 200*time.Millisecond }
+	quick := func(o *Options) { o.PingInterval, o.SilenceTimeout = 100*time.Millisecond, 700*time.Millisecond }
 	b := n.mux(2, quick)
 	px := newProxy(t, b.o.Listener.Addr().String())
 	n.addrs[2] = px.l.Addr().String()
@@ -310,7 +310,7 @@ func TestHandshakeRefusals(t *testing.T) {
 	id := "c1"
 	var mu sync.Mutex
 	cluster := func() string { mu.Lock(); defer mu.Unlock(); return id }
-	a := n.mux(1, func(o *Options) { o.ClusterID = cluster; o.PingInterval = 20 * time.Millisecond })
+	a := n.mux(1, func(o *Options) { o.ClusterID = cluster })
 	refused := func(m *Mux, node int32, words ...string) {
 		t.Helper()
 		_, err := m.Call(short(t), node, 1, nil)
