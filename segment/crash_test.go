@@ -245,4 +245,3 @@ func TestKillThenPowerLoss(t *testing.T) {
 		verify(rt, l, m)
 	})
 }
-

@@ -302,10 +302,10 @@ func (l *Log) rebuildIndex(s *seg) error {
 	return nil
 }
 
-// loadIndex checks that the file is the index of segment s and counts its whole records. An index that is missing or
-// of another file counts none.
-func loadIndex(fsys vfs.FS, s *seg) (f vfs.File, records int, err error) {
-	f, err = fsys.OpenFile(s.indexPath(), os.O_RDWR, 0)
+// loadIndex opens the index of segment s (os.O_RDWR or O_RDONLY) and counts its whole records. An index that is
+// missing or of another file counts none.
+func loadIndex(fsys vfs.FS, s *seg, flag int) (f vfs.File, records int, err error) {
+	f, err = fsys.OpenFile(s.indexPath(), flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, nil
 	}

@@ -451,4 +451,3 @@ func TestModel(t *testing.T) {
 		must(rt, l.Close())
 	})
 }
-

@@ -52,6 +52,7 @@ func (l *Log) open() error {
 	if err := l.recoverSegments(st, bases); err != nil {
 		return err
 	}
+	l.startOffset = min(l.startOffset, l.nextOffset) // what it named may be lost without Config.Fsync
 	if last := l.lastIndex(); l.o.DurableIndex > last {
 		return fmt.Errorf("%w: entries up to %d were durable, the log ends at %d", ErrCorrupt, l.o.DurableIndex, last)
 	}

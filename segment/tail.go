@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 
 	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/vfs"
@@ -97,6 +99,9 @@ func (l *Log) recoverHeadless(s *seg, t *tail, cause error) error {
 	if l.nextIndex == 0 && s.baseOffset != 0 && len(l.segs) == 0 && !l.persisted.valid {
 		return fmt.Errorf("%w: %w", ErrCorrupt, cause) // not the first file of a log, and nothing before it
 	}
+	if known, err := l.indexedDurably(s); err != nil || known {
+		return errors.Join(err, fmt.Errorf("%w: %w, though entries of it were durable", ErrCorrupt, cause))
+	}
 	used, err := t.used(0)
 	if err != nil {
 		return err
@@ -127,6 +132,35 @@ func (l *Log) recoverHeadless(s *seg, t *tail, cause error) error {
 	return nil
 }
 
+// indexedDurably says whether the index of s, whose header cannot be read, knows of durable entries.
+func (l *Log) indexedDurably(s *seg) (bool, error) {
+	f, err := l.o.FS.OpenFile(s.indexPath(), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	b := make([]byte, recSize)
+	if n, _ := f.ReadAt(b, 0); n < recSize {
+		return false, nil
+	}
+	id := binary.BigEndian.Uint64(b[12:])
+	if string(b) != string(indexHeader(id)) {
+		return false, nil
+	}
+	for i := 0; ; i++ {
+		r, err := readRec(f, id, i)
+		if err != nil {
+			return false, nil //nolint:nilerr // the records end here
+		}
+		if r.kind == recDurable {
+			return true, nil
+		}
+	}
+}
+
 // replayIndex takes from the index what was durable beyond the state file's word, and leaves l.idx ready to go on
 // behind it. A record after the last of kind durable is thrown away: recoverTail finds it again.
 func (l *Log) replayIndex(s *seg, f vfs.File, size int64) error {
@@ -136,7 +170,7 @@ func (l *Log) replayIndex(s *seg, f vfs.File, size int64) error {
 	l.idx = indexWriter{lastPos: s.size}
 	from := s.indexRecs
 	s.indexRecs = 0
-	idx, n, err := loadIndex(l.o.FS, s)
+	idx, n, err := loadIndex(l.o.FS, s, os.O_RDWR)
 	if err != nil || idx == nil {
 		return err
 	}
@@ -294,6 +328,9 @@ func (l *Log) tailEnd(s *seg, t *tail, c cursor, last bool, cause error) error {
 // while the machine ran through (same boot), always; after a power cut under Config.Fsync, when it stands further
 // behind than one write leaves unsynced; without Fsync never, for pages reach the disk in any order.
 func (l *Log) judge(t *tail, c cursor, cause error) error {
+	if l.o.DurableIndex >= max(c.index, 1) {
+		return fmt.Errorf("%w: %w, and entries up to %d were durable", ErrCorrupt, cause, l.o.DurableIndex)
+	}
 	from := c.pos + 1
 	switch {
 	case l.rec.SameBoot:
@@ -439,16 +476,23 @@ func (t *tail) used(pos int64) (int64, error) {
 	return end - pos, nil
 }
 
-// search returns the position of the first sound frame at or after from that may follow c, -1 when there is none. When
-// the bad frame at c has a sound head, the frame's inside is left out: records may hold anything, frames too.
+// search returns the position of the first sound frame at or after from that may follow c, -1 when there is none.
+// Records may hold anything, frames too: inside the length that the bad frame at c claims, only frames that follow one
+// another to the end of what is written count.
 func (t *tail) search(from int64, c cursor, term uint64) (int64, error) {
+	claimed := from
 	if b, err := t.view(c.pos, record.HeaderSize); err != nil {
 		return -1, err
 	} else if e, err := parseHead(b); err == nil && c.accepts(&e, t.size) == nil {
-		from = max(from, c.pos+int64(e.Size))
+		claimed = c.pos + int64(e.Size)
 	}
+	used, err := t.used(c.pos)
+	if err != nil {
+		return -1, err
+	}
+	end := c.pos + used
 	const step = 64 << 10
-	for at := from; at < t.size; at += step {
+	for at := from; at < end; at += step {
 		b, err := t.view(at, step+record.HeaderSize)
 		if err != nil {
 			return -1, err
@@ -463,14 +507,37 @@ func (t *tail) search(from int64, c cursor, term uint64) (int64, error) {
 				e.Type != Batch && e.Index <= c.index || at+int64(i+e.Size) > t.size {
 				continue
 			}
-			ok, err := t.checksum(at+int64(i), e)
+			pos := at + int64(i)
+			reached, err := t.chain(pos, pos < claimed, end)
 			if err != nil {
 				return -1, err
 			}
-			if ok {
-				return at + int64(i), nil
+			if reached > pos && (pos >= claimed || reached >= end) {
+				return pos, nil
 			}
 		}
 	}
 	return -1, nil
+}
+
+// chain returns where the sound frames end that follow one another from pos on; all says whether to look further
+// than the first.
+func (t *tail) chain(pos int64, all bool, end int64) (int64, error) {
+	var prev Entry
+	for first := true; pos < end && (first || all); first = false {
+		b, err := t.view(pos, record.HeaderSize)
+		if err != nil {
+			return pos, err
+		}
+		e, err := parseHead(b)
+		if err != nil || e.Type == typeHeader || pos+int64(e.Size) > t.size || !first && follows(prev, e) != nil {
+			return pos, nil //nolint:nilerr // the chain ends
+		}
+		if ok, err := t.checksum(pos, e); err != nil || !ok {
+			return pos, err
+		}
+		prev = e
+		pos += int64(e.Size)
+	}
+	return pos, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,8 +31,9 @@ func (l *Log) TruncateSuffix(first uint64) error {
 	if err != nil {
 		return fmt.Errorf("segment: truncate at %d: %w", first, err)
 	}
+	start := l.startOffset
 	behind := l.forget(c)
-	if l.persisted.clean || l.persisted.valid && l.persisted.next > first {
+	if l.persisted.clean || l.startOffset != start || l.persisted.valid && l.persisted.next > first {
 		st := l.stateAt(c, 0)
 		st.segs[len(st.segs)-1].indexRecs = 0 // the index is cut later: it is to be looked through
 		if err := l.writeState(st); err != nil {
@@ -125,7 +127,7 @@ func (l *Log) closeActive(s *seg) {
 
 // reopenIndex makes s's index the one that is written.
 func (l *Log) reopenIndex(s *seg) error {
-	f, n, err := loadIndex(l.o.FS, s)
+	f, n, err := loadIndex(l.o.FS, s, os.O_RDWR)
 	if err != nil {
 		return err
 	}
