@@ -73,7 +73,7 @@ func (n *Node) aliveMembers() []controller.Member {
 }
 
 // replaceController makes the lowest living voter of the controller group stand when the controller's broker has
-// gone; should it lose, Raft's own timers (1 s) find another.
+// gone; should it lose, Raft's own timers (2 s) find another.
 func (n *Node) replaceController(gone int32) {
 	if id, ok := n.ctl.Leader(); !ok || id != gone {
 		return

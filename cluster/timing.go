@@ -58,6 +58,9 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Election, 10*time.Second)
 	def(&t.Lease, 5*time.Second)
 	def(&t.Commit, time.Second)
+	// A busy disk or processor holds a controller up for a second now and then; a dead one is replaced by
+	// replaceController, not by this timer.
+	def(&t.Controller.Heartbeat, 2*time.Second)
 	def(&t.GossipProbeInterval, 500*time.Millisecond)
 	def(&t.GossipProbeTimeout, 250*time.Millisecond)
 	if t.GossipSuspicionMult == 0 {

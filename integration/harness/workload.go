@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsa-broker/balsa/integration/history"
 )
@@ -43,7 +45,7 @@ func (c *Cluster) Leader(ctx context.Context, topic string, partition int32) (in
 	}
 	defer cl.Close()
 	for {
-		m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+		m, err := metadata(ctx, cl, topic)
 		if err == nil {
 			if p, ok := m.Topics[topic].Partitions[partition]; ok && p.Leader >= 0 && p.Err == nil {
 				return p.Leader, nil
@@ -65,7 +67,7 @@ func (c *Cluster) Controller(ctx context.Context) (int32, error) {
 	}
 	defer cl.Close()
 	for {
-		m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
+		m, err := metadata(ctx, cl)
 		if err == nil && m.Controller >= 0 {
 			return m.Controller, nil
 		}
@@ -84,6 +86,9 @@ type Load struct {
 	History    *history.History
 	// LastAck per partition, unix nanoseconds; LongestGap per partition since ResetGaps, nanoseconds.
 	lastAck, gap []atomic.Int64
+	// begun holds a token for each producer that got its first acknowledgement.
+	begun     chan struct{}
+	producers int
 
 	c       *Cluster
 	stop    chan struct{}
@@ -119,6 +124,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	l := &Load{
 		Topic: topic, Partitions: partitions, History: history.New(), c: c, stop: make(chan struct{}),
 		lastAck: make([]atomic.Int64, partitions), gap: make([]atomic.Int64, partitions), cancel: cancel, readers: rcancel,
+		begun: make(chan struct{}, o.Producers), producers: o.Producers,
 	}
 	for i := range o.Producers {
 		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
@@ -173,6 +179,9 @@ func (l *Load) produce(ctx context.Context, cl *kgo.Client, producer int, o Load
 				return
 			}
 			l.History.Acked(producer, seq, r.Partition, r.Offset)
+			if seq == 0 {
+				l.begun <- struct{}{}
+			}
 			now := time.Now().UnixNano()
 			if last := l.lastAck[r.Partition].Swap(now); last > 0 {
 				for g := now - last; ; {
@@ -225,6 +234,14 @@ func (l *Load) Gap(partition int32) time.Duration {
 
 // WaitAcks waits until every partition has acknowledged something sent after now.
 func (l *Load) WaitAcks(ctx context.Context) error {
+	// A client that has no producer id yet may give up when a broker dies under it.
+	for ; l.producers > 0; l.producers-- {
+		select {
+		case <-l.begun:
+		case <-ctx.Done():
+			return fmt.Errorf("a producer has no acknowledgement yet: %w", ctx.Err())
+		}
+	}
 	start := time.Now().UnixNano()
 	for p := range l.lastAck {
 		for l.lastAck[p].Load() < start {
@@ -326,7 +343,7 @@ func (c *Cluster) WaitInSync(ctx context.Context, topic string, partition int32)
 	}
 	defer cl.Close()
 	for {
-		m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+		m, err := metadata(ctx, cl, topic)
 		var got string
 		if err == nil {
 			p := m.Topics[topic].Partitions[partition]
@@ -358,7 +375,7 @@ func (c *Cluster) LeaderSeenBy(ctx context.Context, except *Node, topic string, 
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	m, err := metadata(ctx, cl, topic)
 	if err != nil {
 		return -1, err
 	}
@@ -377,7 +394,7 @@ func (c *Cluster) ReplicasOn(ctx context.Context, topic string) map[int32]int {
 		return out
 	}
 	defer cl.Close()
-	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	m, err := metadata(ctx, cl, topic)
 	if err != nil {
 		return out
 	}
@@ -396,7 +413,7 @@ func (c *Cluster) Brokers(ctx context.Context) ([]int32, error) {
 		return nil, err
 	}
 	defer cl.Close()
-	m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
+	m, err := metadata(ctx, cl)
 	if err != nil {
 		return nil, err
 	}
@@ -410,7 +427,7 @@ func (c *Cluster) LeaderEpoch(ctx context.Context, topic string, partition int32
 		return -1, -1, err
 	}
 	defer cl.Close()
-	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	m, err := metadata(ctx, cl, topic)
 	if err != nil {
 		return -1, -1, err
 	}
@@ -419,4 +436,35 @@ func (c *Cluster) LeaderEpoch(ctx context.Context, topic string, partition int32
 		return -1, -1, fmt.Errorf("%s/%d: %w", topic, partition, p.Err)
 	}
 	return p.Leader, p.LeaderEpoch, nil
+}
+
+// metadata asks a broker anew: kadm's own call may answer from the client's cache.
+func metadata(ctx context.Context, cl *kgo.Client, topics ...string) (kadm.Metadata, error) {
+	m := kadm.Metadata{Controller: -1, Topics: kadm.TopicDetails{}}
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	for _, t := range topics {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = &t
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return m, err
+	}
+	m.Controller = resp.ControllerID
+	for _, b := range resp.Brokers {
+		m.Brokers = append(m.Brokers, kadm.BrokerDetail{NodeID: b.NodeID, Host: b.Host, Port: b.Port, Rack: b.Rack})
+	}
+	for _, t := range resp.Topics {
+		d := kadm.TopicDetail{Topic: *t.Topic, Partitions: kadm.PartitionDetails{}, Err: kerr.ErrorForCode(t.ErrorCode)}
+		for _, p := range t.Partitions {
+			d.Partitions[p.Partition] = kadm.PartitionDetail{
+				Topic: *t.Topic, Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, Replicas: p.Replicas,
+				ISR: p.ISR, OfflineReplicas: p.OfflineReplicas, Err: kerr.ErrorForCode(p.ErrorCode),
+			}
+		}
+		m.Topics[*t.Topic] = d
+	}
+	return m, nil
 }
