@@ -18,6 +18,8 @@ var errorCodes = []struct {
 	{partition.ErrNotLeader, protocol.NotLeaderOrFollower},
 	{partition.ErrLeaderNotReady, protocol.NotLeaderOrFollower},
 	{partition.ErrClosed, protocol.NotLeaderOrFollower},
+	{partition.ErrRestarting, protocol.NotLeaderOrFollower},
+	{partition.ErrLost, protocol.NotLeaderOrFollower},
 	{partition.ErrFencedEpoch, protocol.FencedLeaderEpoch},
 	{partition.ErrUnknownEpoch, protocol.UnknownLeaderEpoch},
 	{partition.ErrOffsetOutOfRange, protocol.OffsetOutOfRange},

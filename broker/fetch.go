@@ -30,7 +30,7 @@ type fetchResult struct {
 	code    int16
 	leader  cluster.Leader
 	hasHint bool
-	local   *partition.Partition
+	copied  []byte // the records of a small answer
 }
 
 // fetchCall is one fetch under way.
@@ -175,7 +175,6 @@ func (c *fetchCall) readOne(img *meta.Image, r *fetchResult, w *waiter, used int
 		r.leader, r.hasHint = c.hints.add(t.ID, p.partition)
 		return
 	}
-	r.local = local
 	w.add(local.Changed()) // before Read: a change between the two is seen
 	read, err := local.Read(partition.ReadRequest{
 		Offset: p.offset, CurrentEpoch: p.currentEpoch, LastFetchedEpoch: p.lastFetchedEpoch,
@@ -258,6 +257,16 @@ func (k *conn) sendFetch(r *request, c *fetchCall) error {
 			c.session.order.MoveToBack(res.session.elem)
 		}
 	}
+	total := 0
+	for _, res := range told {
+		total += res.read.Bytes
+	}
+	copied := total <= copyBelow
+	if copied {
+		bp := copyBuffers.Get().(*[]byte)
+		defer copyBuffers.Put(bp)
+		k.copyRecords(told, (*bp)[:0])
+	}
 	sessionID := int32(0)
 	if c.session != nil && c.s.sessions.alive(c.session) {
 		sessionID = c.session.id
@@ -308,7 +317,10 @@ func (k *conn) sendFetch(r *request, c *fetchCall) error {
 			k.s.m.failed(res.code)
 			e.partition(c, res)
 			e.bytesLen(res.read.Bytes)
-			if res.read.Bytes > 0 {
+			if copied {
+				e.b = append(e.b, res.copied...)
+				k.s.m.fetchedBytes.Add(float64(len(res.copied)))
+			} else if res.read.Bytes > 0 {
 				k.s.m.fetchedBytes.Add(float64(res.read.Bytes))
 				pieces = append(pieces, piece{upTo: len(e.b), ranges: res.read.Ranges})
 				elsewhere += res.read.Bytes
@@ -322,8 +334,32 @@ func (k *conn) sendFetch(r *request, c *fetchCall) error {
 	}
 	binary.BigEndian.PutUint32(e.b[at:], uint32(len(e.b)-at-protocol.FrameLenSize+elsewhere))
 	k.s.m.bytesOut.Add(float64(len(e.b) - at + elsewhere))
-	k.sendPieces(e.b, pieces, elsewhere)
+	k.sendPieces(e.b, pieces)
 	return nil
+}
+
+// copyRecords reads the records of a small answer into buf, before anything of it is sent: what cannot be read is the
+// error of its partition.
+func (k *conn) copyRecords(told []*fetchResult, buf []byte) {
+	for _, res := range told {
+		from := len(buf)
+		for _, r := range res.read.Ranges {
+			n := len(buf)
+			buf = buf[:n+r.Len]
+			if err := readFull(r.File, buf[n:], r.Pos); err != nil {
+				k.log.Error("a range of a segment cannot be read", "file", r.File.Name(), "pos", r.Pos, "len", r.Len, "err", err)
+				buf = buf[:from]
+				res.read.Release()
+				res.read = partition.ReadResult{}
+				res.code = protocol.KafkaStorageError
+				if res.session != nil {
+					res.session.highWatermark = -1
+				}
+				break
+			}
+		}
+		res.copied = buf[from:]
+	}
 }
 
 func sameTopic(a, b *fetchResult) bool {

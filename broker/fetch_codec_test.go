@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsa-broker/balsa/cluster"
-	"github.com/balsa-broker/balsa/partition"
 	"github.com/balsa-broker/balsa/protocol"
 	"github.com/balsa-broker/balsa/segment"
 	"github.com/balsa-broker/balsa/vfs"
@@ -251,8 +250,6 @@ func TestFetchResponseAgainstKmsg(t *testing.T) {
 	}
 }
 
-var _ = partition.ReadResult{}
-
 func tcpPair(t testing.TB) (server, client net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -288,7 +285,7 @@ func TestShortFile(t *testing.T) {
 	for _, n := range []int{2000, 1 << 20} {
 		server, client := tcpPair(t)
 		k := newConn(s, server, "IN", "test")
-		go k.sendPieces([]byte("header"), []piece{{upTo: 6, ranges: []segment.Range{{File: file, Len: n}}}}, n)
+		go k.sendPieces([]byte("header"), []piece{{upTo: 6, ranges: []segment.Range{{File: file, Len: n}}}})
 		got, _ := io.ReadAll(client)
 		if len(got) > 6+1000 {
 			t.Errorf("%d bytes", len(got))

@@ -305,3 +305,56 @@ func inFlight(s *Server) (n int32) {
 	}
 	return n
 }
+
+// TestFetchUnreadable: a partition that cannot be read is answered with an error; its neighbours are not harmed.
+func TestFetchUnreadable(t *testing.T) {
+	node, _, addr := startSolo(t, nil)
+	good, bad := node.topic("good", 1, nil), node.topic("bad", 1, nil)
+	c := dialRaw(t, addr)
+	c.produce(good, 0, "a")
+	c.produce(bad, 0, "b")
+	req := fetchOf("bad", bad.ID, 0, 0)
+	req.Topics = append(req.Topics, fetchOf("good", good.ID, 0, 0).Topics...)
+	name := "bad-0"
+	node.fs.bad.Store(&name)
+	resp := c.ask(req, 13).(*kmsg.FetchResponse)
+	if p := resp.Topics[0].Partitions[0]; p.ErrorCode != protocol.KafkaStorageError || len(p.RecordBatches) > 0 {
+		t.Errorf("%+v", p)
+	}
+	if p := resp.Topics[1].Partitions[0]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
+		t.Errorf("%+v", p)
+	}
+	node.fs.bad.Store(nil)
+	resp = c.ask(req, 13).(*kmsg.FetchResponse)
+	if p := resp.Topics[0].Partitions[0]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
+		t.Errorf("%+v", p)
+	}
+}
+
+// TestRestart: what was produced is there after the partition was closed and opened again.
+func TestRestart(t *testing.T) {
+	node, _, addr := startSolo(t, nil)
+	topic := node.topic("t", 1, nil)
+	c := dialRaw(t, addr)
+	c.produce(topic, 0, "a", "b")
+	part, _ := node.Partition(topic.ID, 0)
+	if err := part.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p := only(t, c.ask(fetchOf("t", topic.ID, 0, 0), 13)); p.ErrorCode != protocol.NotLeaderOrFollower {
+		t.Fatalf("%+v", p)
+	}
+	if err := node.open(topic, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.awaitLeader(testContext(t), topic, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.produce(topic, 0, "c")
+	got := consume(t, addr, "t", 3)
+	for i, r := range got {
+		if r.Offset != int64(i) || string(r.Value) != string("abc"[i]) {
+			t.Fatalf("%d: %s", r.Offset, r.Value)
+		}
+	}
+}

@@ -177,7 +177,7 @@ func (s *Server) leadership(img *meta.Image, t *meta.Topic, p *meta.Partition, l
 		switch {
 		case !s.alive(img, r.Node):
 			l.offline = append(l.offline, r.Node)
-		case inSync == nil || slices.Contains(inSync, r.Node) || r.Node == l.leader:
+		case len(inSync) == 0 || slices.Contains(inSync, r.Node) || r.Node == l.leader:
 			l.isr = append(l.isr, r.Node)
 		}
 	}

@@ -126,14 +126,14 @@ func (s *Server) startProduce(r *request) (*produceCall, error) {
 		case txn != nil:
 			p.code, p.message = protocol.InvalidTxnState, "transactions are not supported yet"
 		default:
-			s.startAppend(c, p, s.topicConfig(img, p.topic), all[i].records, r.header.Version, timeout)
+			s.startAppend(c, p, s.topicConfig(img, p.topic), all[i].records, r.header.Version)
 		}
 	}
 	return c, nil
 }
 
 // startAppend validates one partition's records and hands them to the partition.
-func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, records []byte, version int16, timeout time.Duration) {
+func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, records []byte, version int16) {
 	part, ok := s.node.Partition(p.topic.ID, p.partition)
 	if !ok {
 		p.code = protocol.NotLeaderOrFollower
@@ -153,7 +153,8 @@ func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, 
 		return
 	}
 	p.size = len(batch)
-	p.pending = part.Append(batch, c.acks, timeout)
+	// Back-pressure may block here: all partitions of the request share its time.
+	p.pending = part.Append(batch, c.acks, max(time.Until(c.deadline), time.Millisecond))
 }
 
 var errTransactional = errors.New("broker: transactional batch without a transaction")

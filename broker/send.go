@@ -18,40 +18,17 @@ type piece struct {
 }
 
 const (
-	// copyBelow: answers with fewer bytes of records are copied into one write; larger ones go from file to socket.
+	// copyBelow: answers with at most so many bytes of records are copied into one write; larger ones go from file to socket.
 	copyBelow = 64 << 10
 	// sendChunk is what a client must take within writeTime.
 	sendChunk = 1 << 20
 )
 
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBelow); return &b }}
 
-// sendPieces sends b with the pieces in their places; total is their size. The length of the answer is promised
-// already, so a range that cannot be read costs the connection.
-func (k *conn) sendPieces(b []byte, pieces []piece, total int) {
-	if total <= copyBelow {
-		out := b
-		if total > 0 {
-			out = make([]byte, 0, len(b)+total)
-			from := 0
-			for _, p := range pieces {
-				out = append(out, b[from:p.upTo]...)
-				from = p.upTo
-				for _, r := range p.ranges {
-					n := len(out)
-					out = out[:n+r.Len]
-					if err := readFull(r.File, out[n:], r.Pos); err != nil {
-						k.unreadable(r, err)
-						return
-					}
-				}
-			}
-			out = append(out, b[from:]...)
-		}
-		k.writeAll(out)
-		k.keep(b)
-		return
-	}
+// sendPieces sends b with the pieces in their places. The length of the answer is promised already, so a range that
+// cannot be read costs the connection.
+func (k *conn) sendPieces(b []byte, pieces []piece) {
 	from := 0
 	for _, p := range pieces {
 		k.writeAll(b[from:p.upTo])

@@ -37,6 +37,8 @@ type Node interface {
 	ProducerIDs(ctx context.Context) (first int64, count int, err error)
 }
 
+var _ Node = (*cluster.Node)(nil)
+
 // Listener is an open socket and the name under which meta.Broker.Listeners has its advertised address.
 type Listener struct {
 	Name string

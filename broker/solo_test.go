@@ -2,12 +2,15 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +31,7 @@ type soloNode struct {
 	*metaNode // for what these tests do not use
 	t         testing.TB
 	dir       string
-	fs        vfs.FS
+	fs        *faultyFS
 	sync      *segment.Syncer
 
 	mu      sync.Mutex
@@ -43,7 +46,7 @@ type soloNode struct {
 
 func newSolo(t testing.TB) *soloNode {
 	n := &soloNode{
-		metaNode: newMetaNode(1), t: t, dir: t.TempDir(), fs: vfs.OS(), sync: segment.NewSyncer(0),
+		metaNode: newMetaNode(1), t: t, dir: t.TempDir(), fs: &faultyFS{FS: vfs.OS()}, sync: segment.NewSyncer(0),
 		parts: map[fetchKey]*partition.Partition{}, votes: map[fetchKey]raft.StableStore{},
 		image: &meta.Image{ClusterID: "solo", Brokers: map[int32]*meta.Broker{}, Topics: map[string]*meta.Topic{}, TopicsByID: map[meta.TopicID]*meta.Topic{}},
 	}
@@ -156,21 +159,27 @@ func (n *soloNode) create(ctx context.Context, s cluster.TopicSpec) (*meta.Topic
 		}
 	}
 	for p := range t.Partitions {
-		part, _ := n.Partition(t.ID, int32(p))
-		for {
-			changed := part.Changed()
-			if _, ok := part.Leading(); ok {
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+		if err := n.awaitLeader(ctx, t, int32(p)); err != nil {
+			return nil, err
 		}
 	}
 	n.change(func(img *meta.Image) { img.Topics[t.Name], img.TopicsByID[t.ID] = t, t })
 	return t, nil
+}
+
+func (n *soloNode) awaitLeader(ctx context.Context, t *meta.Topic, p int32) error {
+	part, _ := n.Partition(t.ID, p)
+	for {
+		changed := part.Changed()
+		if _, ok := part.Leading(); ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (n *soloNode) open(t *meta.Topic, p int32, bootstrap bool) error {
@@ -217,4 +226,31 @@ func (n *soloNode) topic(name string, partitions int32, configs map[string]strin
 		n.t.Fatal(err)
 	}
 	return t
+}
+
+// faultyFS is the real file system, but for files of a folder that cannot be read.
+type faultyFS struct {
+	vfs.FS
+	bad atomic.Pointer[string] // part of the names
+}
+
+type faultyFile struct {
+	vfs.File
+	fs   *faultyFS
+	name string
+}
+
+func (f *faultyFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	file, err := f.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{File: file, fs: f, name: name}, nil
+}
+
+func (f *faultyFile) ReadAt(p []byte, off int64) (int, error) {
+	if bad := f.fs.bad.Load(); bad != nil && strings.Contains(f.name, *bad) {
+		return 0, errors.New("input/output error")
+	}
+	return f.File.ReadAt(p, off)
 }
