@@ -66,6 +66,7 @@ func waitReplicasEqual(t *testing.T, c *harness.Cluster, topic string, partition
 	for p := range partitions {
 		must(t, c.WaitInSync(ctx, topic, p))
 	}
+	must(t, c.WaitReplicated(ctx, topic, partitions))
 }
 
 func leaderNode(t *testing.T, c *harness.Cluster, p int32) *harness.Node {
