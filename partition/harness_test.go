@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,12 +24,12 @@ import (
 // network carries Raft's RPCs between the replicas of one process, entries as the frames that the wire would carry. It
 // keeps the rules for what enters Raft (safety rules 1 and 4 to 6) in their shortest form; cluster/transport has the real ones.
 type network struct {
-	mu     sync.Mutex
-	nodes  map[raft.ServerAddress]*endpoint
-	cut    map[[2]raft.ServerAddress]bool
-	chunk  int // largest EncodeEntries request, bytes
-	delay  func() time.Duration
-	match  map[[2]raft.ServerAddress]uint64
+	mu    sync.Mutex
+	nodes map[raft.ServerAddress]*endpoint
+	cut   map[[2]raft.ServerAddress]bool
+	chunk int // largest EncodeEntries request, bytes
+	delay func() time.Duration
+	match map[[2]raft.ServerAddress]uint64
 }
 
 func newNetwork() *network {
@@ -264,7 +265,9 @@ type member struct {
 	dir   string
 	votes *raft.InmemStore
 	p     *Partition // nil while stopped
+	live  atomic.Pointer[Partition]
 	boot  bool
+	dead  bool // its file system is gone, or its replica is meant to fail
 	mach  *counter
 
 	mu     sync.Mutex
@@ -376,6 +379,7 @@ func (c *testCluster) start(m *member) *Partition {
 		c.t.Fatalf("open %s: %v", m.r, err)
 	}
 	m.p = p
+	m.live.Store(p)
 	return p
 }
 
@@ -391,7 +395,8 @@ func (c *testCluster) stop(m *member) {
 	if m.p == nil {
 		return
 	}
-	if err := m.p.Close(); err != nil {
+	m.live.Store(nil)
+	if err := m.p.Close(); err != nil && !m.dead {
 		c.t.Errorf("close %s: %v", m.r, err)
 	}
 	m.p = nil
@@ -430,10 +435,11 @@ func (c *testCluster) leader(among ...*member) *member {
 	var found *member
 	c.until("a leader", func() bool {
 		for _, m := range among {
-			if m.p == nil {
+			p := m.live.Load()
+			if p == nil {
 				continue
 			}
-			if _, ok := m.p.Leading(); ok {
+			if _, ok := p.Leading(); ok {
 				found = m
 				return true
 			}
@@ -441,6 +447,19 @@ func (c *testCluster) leader(among ...*member) *member {
 		return false
 	})
 	return found
+}
+
+// leading is the leader right now, or nil.
+func (c *testCluster) leading() *Partition {
+	for _, m := range c.members {
+		if p := m.live.Load(); p != nil {
+			if _, ok := p.Leading(); ok {
+				return p
+			}
+		}
+	}
+	time.Sleep(5 * time.Millisecond)
+	return nil
 }
 
 // elect makes m the leader.

@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/balsa-broker/balsa/internal/raftlog"
 	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/segment"
+	"github.com/balsa-broker/balsa/vfs"
 )
 
 // Limits of a group. In flight stays below MaxAppendEntries, or the tail of a burst waits for CommitTimeout.
@@ -88,7 +90,7 @@ func (p *Partition) open() error {
 	if err != nil {
 		return err
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := makeDir(o.FS, o.Dir); err != nil {
 		return err
 	}
 	id, known, err := readIdentity(o.FS, o.Dir)
@@ -103,9 +105,6 @@ func (p *Partition) open() error {
 	case !known:
 		id = identity{topicID: o.TopicID, partition: o.ID, self: o.Self, emptyOK: o.Bootstrap == nil}
 		if err := writeIdentity(o.FS, o.Dir, id); err != nil {
-			return err
-		}
-		if err := o.FS.SyncDir(filepath.Dir(o.Dir)); err != nil {
 			return err
 		}
 	}
@@ -138,6 +137,26 @@ func (p *Partition) open() error {
 	}
 	p.log.OnRoll(p.rolled)
 	return nil
+}
+
+// makeDir makes a folder and those above it; durable on return.
+func makeDir(fsys vfs.FS, dir string) error {
+	_, err := fsys.Stat(dir)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if up := filepath.Dir(dir); up != dir {
+		if err := makeDir(fsys, up); err != nil {
+			return err
+		}
+	}
+	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(dir))
 }
 
 func (p *Partition) segmentOptions() segment.Options {

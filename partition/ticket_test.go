@@ -79,9 +79,11 @@ type client struct {
 
 func (k *client) run() error {
 	next := 0
-	for next < k.total {
-		l := k.c.leader()
-		p := l.p
+	for next < k.total && !k.c.t.Failed() {
+		p := k.c.leading()
+		if p == nil {
+			continue
+		}
 		var under []*Pending
 		for i := next; i < min(next+rememberedBatches, k.total); i++ {
 			under = append(under, p.Append(batch(2, k.id, 0, int32(2*i), fmt.Sprintf("%d/%d", k.id, i)), -1, 20*time.Second))
@@ -167,6 +169,7 @@ func TestRule15TicketsUnderFailingTransfers(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				clients := make([]*client, 3)
 				var wg sync.WaitGroup
+				t.Cleanup(wg.Wait)
 				for i := range clients {
 					clients[i] = &client{c: c, id: int64(i + 1), total: 400, acked: map[int]int64{}}
 					wg.Go(func() {
