@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -362,23 +362,24 @@ func (p *Partition) restartIfAsked() {
 
 // group is one life of the partition's Raft group.
 type group struct {
-	raft  *raft.Raft
-	trans raft.Transport
-	once  sync.Once
-	ended chan struct{}
+	raft     *raft.Raft
+	trans    raft.Transport
+	stopping atomic.Bool
+	ended    chan struct{}
 }
 
 // stop ends the group's goroutines and waits for them. The transport goes first, so that none of them waits for a peer.
 func (g *group) stop() {
-	g.once.Do(func() {
-		f := g.raft.Shutdown()
-		if c, ok := g.trans.(raft.WithClose); ok {
-			_ = c.Close()
-		}
-		_ = f.Error()
-		close(g.ended)
-	})
-	<-g.ended
+	if g.stopping.Swap(true) {
+		<-g.ended
+		return
+	}
+	f := g.raft.Shutdown()
+	if c, ok := g.trans.(raft.WithClose); ok {
+		_ = c.Close()
+	}
+	_ = f.Error()
+	close(g.ended)
 }
 
 // failStop ends this group, and only this one, after an error that Raft cannot live with (safety rule 7). It does not
@@ -418,17 +419,17 @@ func (p *Partition) isClosing() bool {
 // Close stops the group and closes the log cleanly: with a checkpoint of all that is applied and the high watermark kept.
 // The files stay.
 func (p *Partition) Close() error {
-	var err error
-	p.once.Do(func() {
-		close(p.closing)
-		<-p.loopEnd
-		p.group.Load().stop()
-		p.bg.Wait()
-		p.wake()
-		err = p.closeLog()
-		close(p.closed)
-	})
-	<-p.closed
+	if p.stopping.Swap(true) {
+		<-p.closed
+		return nil
+	}
+	close(p.closing)
+	<-p.loopEnd
+	p.group.Load().stop()
+	p.bg.Wait()
+	p.wake()
+	err := p.closeLog()
+	close(p.closed)
 	return err
 }
 

@@ -294,12 +294,17 @@ func TestPowerLoss(t *testing.T) {
 				var wg sync.WaitGroup
 				t.Cleanup(wg.Wait)
 				for i := range clients {
-					clients[i] = &client{c: c, id: int64(i + 1), total: 150, acked: map[int]int64{}}
+					clients[i] = &client{c: c, id: int64(i + 1), total: 700, acked: map[int]int64{}}
 					wg.Go(func() {
 						if err := clients[i].run(); err != nil {
 							t.Error(err)
 						}
 					})
+				}
+				boots := 0
+				c.mod = func(o *Options) {
+					boots++
+					o.BootID = fmt.Sprint("boot ", boots)
 				}
 				crash := func(ms ...*member) {
 					for _, m := range ms {
@@ -317,7 +322,7 @@ func TestPowerLoss(t *testing.T) {
 						c.start(m)
 					}
 				}
-				for round := range 12 {
+				for round := range 16 {
 					m := c.members[rnd.IntN(3)]
 					if round%4 == 3 {
 						time.Sleep(time.Duration(rnd.IntN(100)) * time.Millisecond)

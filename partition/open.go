@@ -166,8 +166,8 @@ func (p *Partition) segmentOptions() segment.Options {
 		durable = p.mark.last.index
 	}
 	return segment.Options{
-		DurableIndex: durable,
-		FS:           p.o.FS, Dir: p.o.Dir, Sync: p.o.Sync, Logger: p.logger, Now: p.o.Now,
+		DurableIndex: durable, BootID: p.o.BootID,
+		FS: p.o.FS, Dir: p.o.Dir, Sync: p.o.Sync, Logger: p.logger, Now: p.o.Now,
 		Config: func() segment.Config {
 			c := p.o.Config()
 			return segment.Config{

@@ -80,6 +80,7 @@ type Options struct {
 	MaxInflightBytes int64         // appended and not yet committed; 64 MiB. One batch may always go.
 	MaxProducers     int           // remembered producers, the least recent forgotten beyond; 10,000
 	ProducerExpiry   time.Duration // producer.id.expiration.ms; 24 h
+	BootID           string        // names the run of the machine; the system's. For tests of crashes
 }
 
 // Timing is Raft's; see docs/design/timing.md.
@@ -153,18 +154,18 @@ type Partition struct {
 	restart       *restartRequest
 	note          string // for Status
 
-	verify  verifier
-	inSync  inSyncCache
-	kickC   chan struct{}
-	marking atomic.Bool // a write of the mark is due
-	watched atomic.Bool // the loop looks after what is in flight
-	closing chan struct{}
-	once    sync.Once
-	closed  chan struct{}
-	loopEnd chan struct{}
-	bg      sync.WaitGroup // checkpoints, commands of the loop
-	busy    atomic.Bool    // a command of the loop is under way
-	ckptMu  sync.Mutex
+	verify   verifier
+	inSync   inSyncCache
+	kickC    chan struct{}
+	marking  atomic.Bool // a write of the mark is due
+	watched  atomic.Bool // the loop looks after what is in flight
+	closing  chan struct{}
+	stopping atomic.Bool
+	closed   chan struct{}
+	loopEnd  chan struct{}
+	bg       sync.WaitGroup // checkpoints, commands of the loop
+	busy     atomic.Bool    // a command of the loop is under way
+	ckptMu   sync.Mutex
 
 	announced      bool // the loop's: OnLeader(true) was called last
 	announcedEpoch int32
