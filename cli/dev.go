@@ -79,15 +79,27 @@ func dev(c *cli.Context) error {
 		}
 		brokers = append(brokers, r)
 		go func() {
-			if err, ok := <-r.failed; ok {
+			select {
+			case err := <-r.failed:
 				failed <- err
+			case <-r.ctx.Done():
 			}
 		}()
 	}
-	for _, r := range brokers {
-		if err := r.waitReady(c.Context); err != nil {
-			return orInterrupted(c.Context, stop(), err)
+	ready := make(chan struct{})
+	go func() {
+		defer close(ready)
+		for _, r := range brokers {
+			_ = r.waitReady(r.ctx)
 		}
+	}()
+	select {
+	case <-ready:
+	case err := <-failed:
+		_ = stop()
+		return err
+	case <-c.Context.Done():
+		return stop()
 	}
 	printDevReady(c.App.Writer, all, c.String("data-dir"))
 	select {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,42 +34,45 @@ const (
 
 // running is a started broker.
 type running struct {
-	node        *cluster.Node
-	kafka       *broker.Server
-	http        *admin.Server
-	httpAddress string
-	ready       func() error
-	stopping    atomic.Bool
-	failed      chan error // gets what ends the broker by itself; closed by stop
+	mu           sync.Mutex // of kafka, while it is started and stopped
+	kafka        *broker.Server
+	node         *cluster.Node
+	http         *admin.Server
+	httpAddress  string
+	ready        func() error
+	ctx          context.Context // ends when the broker stops
+	cancel       context.CancelFunc
+	kafkaStarted chan struct{} // closed when clients are served
+	stopping     atomic.Bool
+	failed       chan error // gets what ends the broker by itself
 }
 
-// startBroker wires one broker: HTTP first (so that it can be watched while it starts), the cluster's node, then the
-// Kafka front door. All sockets are opened before anything else, so that a taken port is told at once.
+// startBroker wires one broker: HTTP first (so that it can be watched while it starts), the cluster's node, and, once
+// that is ready, the Kafka front door. Until then clients are refused by the system and go to another broker at once: a
+// broker that does not know the metadata yet would tell them that their topics are not there. All ports are tried before
+// anything else, so that a taken one is told at once.
 func startBroker(ctx context.Context, s *settings) (_ *running, err error) {
 	b := s.config
 	if err := checkDataDir(b.DataDir()); err != nil {
 		return nil, err
 	}
-	r := &running{failed: make(chan error, 1)}
-	var opened []net.Listener
+	r := &running{failed: make(chan error, 1), kafkaStarted: make(chan struct{})}
+	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
-			for _, l := range opened {
-				_ = l.Close()
-			}
 			_ = r.stop()
 		}
 	}()
-	var kafka []broker.Listener
 	var advertised []meta.Listener
-	for _, l := range s.listeners {
+	listeners := slices.Clone(s.listeners)
+	for i, l := range listeners {
 		socket, err := listen("kafka-listen", l.listen)
 		if err != nil {
 			return nil, err
 		}
-		opened = append(opened, socket)
-		kafka = append(kafka, broker.Listener{Name: l.name, Listener: socket})
+		listeners[i].listen = socket.Addr().String()
 		at, err := advertisedListener(l, socket.Addr())
+		_ = socket.Close()
 		if err != nil {
 			return nil, err
 		}
@@ -78,10 +83,19 @@ func startBroker(ctx context.Context, s *settings) (_ *running, err error) {
 		if r.stopping.Load() {
 			return errors.New("stopping")
 		}
-		if n := node.Load(); n != nil {
-			return n.Ready()
+		n := node.Load()
+		if n == nil {
+			return errors.New("starting")
 		}
-		return errors.New("starting")
+		if err := n.Ready(); err != nil {
+			return err
+		}
+		select {
+		case <-r.kafkaStarted:
+			return nil
+		default:
+			return errors.New("starting to listen for clients")
+		}
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
@@ -119,13 +133,52 @@ func startBroker(ctx context.Context, s *settings) (_ *running, err error) {
 	}
 	node.Store(r.node)
 	registry.MustRegister(admin.Collector(r.node, minISR(r.node)))
-	r.kafka, err = broker.New(broker.Options{Node: r.node, Listeners: kafka, Config: r.node.Config, Logger: s.logger, Registry: registry})
+	go func() {
+		if err := r.serveKafka(listeners, s, registry); err != nil {
+			r.fail(err)
+		}
+	}()
+	return r, nil
+}
+
+// serveKafka waits until the node is ready and opens the door for clients.
+func (r *running) serveKafka(addresses []listenerAddress, s *settings, registry *prometheus.Registry) (err error) {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for r.node.Ready() != nil {
+		select {
+		case <-r.ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return nil
+	}
+	var sockets []broker.Listener
+	defer func() {
+		if err != nil {
+			for _, l := range sockets {
+				_ = l.Close()
+			}
+		}
+	}()
+	for _, l := range addresses {
+		socket, err := listen("kafka-listen", l.listen)
+		if err != nil {
+			return err
+		}
+		sockets = append(sockets, broker.Listener{Name: l.name, Listener: socket})
+	}
+	r.kafka, err = broker.New(broker.Options{Node: r.node, Listeners: sockets, Config: r.node.Config, Logger: s.logger, Registry: registry})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.kafka.Start()
-	opened = nil
-	return r, nil
+	close(r.kafkaStarted)
+	return nil
 }
 
 func (r *running) fail(err error) {
@@ -155,13 +208,17 @@ func (r *running) waitReady(ctx context.Context) error {
 // asked, closes the logs cleanly, and leaves the cluster. It takes stopTimeout at most.
 func (r *running) stop() error {
 	r.stopping.Store(true)
+	r.cancel()
+	r.mu.Lock()
+	kafka := r.kafka
+	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var errs []error
-	if r.node != nil && r.kafka != nil {
+	if kafka != nil {
 		r.node.HandOver(ctx)
 		drain, cancel := context.WithTimeout(ctx, drainTimeout)
-		_ = r.kafka.Close(drain) // what was cut off is asked again elsewhere
+		_ = kafka.Close(drain) // what was cut off is asked again elsewhere
 		cancel()
 	}
 	if r.node != nil {

@@ -10,13 +10,14 @@ import (
 )
 
 // registerLoop keeps this broker's entry in the metadata true: at the start, when its addresses changed, and after
-// someone took it for dead.
+// someone took it for dead. It registers once in every run, also when the entry is right: the metadata on disk may be
+// old, and a proposal is answered when this broker's image includes it.
 func (n *Node) registerLoop(ctx context.Context) {
 	wait := 50 * time.Millisecond
 	last := ""
 	for {
 		img := n.Image()
-		if b := img.Brokers[n.self]; b == nil || !sameRegistration(b, &n.registration) || b.Fenced && n.registered.Load() == false {
+		if b := img.Brokers[n.self]; b == nil || !sameRegistration(b, &n.registration) || !n.registered.Load() {
 			err := n.propose(ctx, 2*time.Second, meta.RegisterBroker{Broker: n.registration})
 			switch {
 			case err == nil:

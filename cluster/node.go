@@ -342,7 +342,8 @@ func (n *Node) clusterID() string {
 	return ""
 }
 
-// Ready is nil when the broker works: it follows a controller, is registered, and its replicas are open (damaged ones
+// Ready is nil when the broker works: it follows a controller, has registered in this run (so
+// its metadata is not older than its start), and its replicas are open (damaged ones
 // do not count: they are reported by Status). Otherwise it says what is missing.
 func (n *Node) Ready() error {
 	if n.ctx.Err() != nil {
@@ -360,7 +361,7 @@ func (n *Node) Ready() error {
 		}
 		return errors.New("no controller is known")
 	}
-	if b := n.Image().Brokers[n.self]; b == nil || b.Incarnation != n.identity.Incarnation || b.Fenced {
+	if b := n.Image().Brokers[n.self]; b == nil || b.Incarnation != n.identity.Incarnation || b.Fenced || !n.registered.Load() {
 		if refused != nil {
 			return fmt.Errorf("not registered: %w", refused)
 		}

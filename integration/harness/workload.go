@@ -135,6 +135,16 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 			return nil, err
 		}
 		l.clients = append(l.clients, cl)
+		// The producer's id first: a client whose first request on a connection meets a kill takes that for a missing
+		// login and gives up.
+		idCtx, idCancel := context.WithTimeout(ctx, 20*time.Second)
+		_, _, err = cl.ProducerID(idCtx)
+		idCancel()
+		if err != nil {
+			cancel()
+			rcancel()
+			return nil, err
+		}
 		l.wg.Add(1)
 		go l.produce(ctx, cl, i, o)
 	}
