@@ -9,7 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsa-broker/balsa/protocol"
+	"github.com/balsa-broker/balsa/protocol/record"
 )
 
 // TestHostileFrames: whatever a client sends, at worst its own connection is closed.
@@ -154,4 +158,61 @@ func TestBudget(t *testing.T) {
 	c := dialRaw(t, addr)
 	_, _ = c.Write(binary.BigEndian.AppendUint32(nil, 1501))
 	c.closed()
+}
+
+// TestProduceBombs: payloads that expand to gigabytes, from several clients at once, are refused; the broker's memory does
+// not follow them, and who comes by time to a large record that is legal does not hold it either.
+func TestProduceBombs(t *testing.T) {
+	node, _, addr := startSolo(t, nil)
+	topic := node.topic("t", 1, nil)
+	bomb := func(zeros int) []byte {
+		var head []byte
+		head = binary.AppendVarint(head, int64(zeros)+1+1+1+1+int64(len(binary.AppendVarint(nil, int64(zeros))))+1)
+		head = append(head, 0, 0, 0, 1) // attributes, deltas, null key
+		head = binary.AppendVarint(head, int64(zeros))
+		var buf bytes.Buffer
+		w, err := zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(head)
+		block := make([]byte, 1<<20)
+		for range zeros >> 20 {
+			_, _ = w.Write(block)
+		}
+		_, _ = w.Write([]byte{0}) // no headers
+		_ = w.Close()
+		b := batchOf(4, "x")[:record.HeaderSize]
+		b = append(b, buf.Bytes()...)
+		binary.BigEndian.PutUint32(b[8:], uint32(len(b)-record.Overhead))
+		record.Batch(b).StampCRC()
+		return b
+	}
+	small, large := bomb(96<<20), bomb(600<<20)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	done := make(chan int16, 4)
+	for range 4 {
+		go func() {
+			c := dialRaw(t, addr)
+			done <- c.ask(produceRequest("t", topic.ID, -1, large), 9).(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode
+		}()
+	}
+	for range 4 {
+		if code := <-done; code != protocol.MessageTooLarge {
+			t.Errorf("%s", protocol.ErrorName(code))
+		}
+	}
+	c := dialRaw(t, addr)
+	if p := c.ask(produceRequest("t", topic.ID, -1, small), 9).(*kmsg.ProduceResponse).Topics[0].Partitions[0]; p.ErrorCode != 0 {
+		t.Errorf("%+v", p)
+	}
+	if p := c.ask(listOffsets("t", 1, 0), 4).(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0]; p.ErrorCode != 0 || p.Offset != 0 {
+		t.Errorf("%+v", p)
+	}
+	runtime.ReadMemStats(&after)
+	if grew := int64(after.Sys-before.Sys) >> 20; grew > 64 {
+		t.Errorf("the process grew by %d MiB", grew)
+	}
 }

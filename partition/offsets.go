@@ -89,7 +89,7 @@ func (p *Partition) firstRecord(from int64, match func(*record.Record) bool, may
 		}
 		b := record.Batch(buf)
 		if may(b) {
-			err := record.ForEach(b, record.Limits{}, func(r *record.Record) bool {
+			err := record.Scan(b, record.Limits{}, func(r *record.Record) bool {
 				if match(r) {
 					offset, timestamp, epoch = r.Offset, r.Timestamp, b.LeaderEpoch()
 					return false

@@ -10,7 +10,8 @@ import (
 
 // Rewrite returns b with its records compressed by codec at level (0: the codec's default), in a buffer of its own. The
 // records and the header's other fields stay as they are, with a new CRC; b is not changed. When b has that codec
-// already a plain copy is made. b went through Validate.
+// already a plain copy is made. b went through Validate. limits.MaxRecordBytes bounds the result: what expands beyond it is
+// ErrTooLarge, and no more memory than that is taken.
 func Rewrite(b Batch, codec int8, level int, limits Limits) (Batch, error) {
 	limits = limits.orDefault()
 	out := bytes.NewBuffer(make([]byte, 0, len(b)))
@@ -28,30 +29,26 @@ func Rewrite(b Batch, codec int8, level int, limits Limits) (Batch, error) {
 		defer d.release()
 		src = d.stream
 	}
-	var dst io.Writer = out
+	bounded := &boundedWriter{out: out, max: HeaderSize + limits.MaxRecordBytes}
+	var dst io.Writer = bounded
 	var enc io.WriteCloser
 	if codec != CodecNone {
 		var err error
-		if enc, err = newEncoder(codec, level, out); err != nil {
+		if enc, err = newEncoder(codec, level, bounded); err != nil {
 			return nil, err
 		}
 		dst = enc
 	}
-	// Only what is kept in memory needs a tighter bound than the walk's.
-	bound := limits.MaxDecompressedBytes
-	if codec == CodecNone {
-		bound = min(bound, int64(limits.MaxRecordBytes))
-	}
-	n, err := io.Copy(dst, io.LimitReader(src, bound+1))
+	n, err := io.Copy(dst, io.LimitReader(src, limits.MaxDecompressedBytes+1))
 	if err != nil {
 		return nil, decodeError(err)
 	}
-	if n > bound {
-		return nil, fmt.Errorf("%w: decompresses to more than %d bytes", ErrTooLarge, bound)
+	if n > limits.MaxDecompressedBytes {
+		return nil, fmt.Errorf("%w: decompresses to more than %d bytes", ErrTooLarge, limits.MaxDecompressedBytes)
 	}
 	if enc != nil {
 		if err := enc.Close(); err != nil {
-			return nil, fmt.Errorf("record: compressing: %w", err)
+			return nil, decodeError(err)
 		}
 	}
 	if out.Len() > math.MaxInt32 {
@@ -62,4 +59,17 @@ func Rewrite(b Batch, codec int8, level int, limits Limits) (Batch, error) {
 	binary.BigEndian.PutUint32(nb[8:], uint32(len(nb)-Overhead))
 	nb.StampCRC()
 	return nb, nil
+}
+
+// boundedWriter takes bytes until there are too many.
+type boundedWriter struct {
+	out *bytes.Buffer
+	max int
+}
+
+func (w *boundedWriter) Write(p []byte) (int, error) {
+	if w.out.Len()+len(p) > w.max {
+		return 0, fmt.Errorf("%w: more than %d bytes when compressed anew", ErrTooLarge, w.max)
+	}
+	return w.out.Write(p)
 }

@@ -85,8 +85,17 @@ func (l Limits) orDefault() Limits {
 // points to are good until f returns. Memory: a decoder and a window of the stream, or the largest record if that is
 // larger; the number of decoders in the process is bounded, so f must not wait for another ForEach or Validate.
 func ForEach(b Batch, limits Limits, f func(*Record) bool) error {
-	limits = limits.orDefault()
-	w := walker{batch: b, limits: limits, whole: true}
+	return forEach(b, limits, true, f)
+}
+
+// Scan is ForEach for who wants offsets and times only: records that are larger than a window come without key, value and
+// headers, so that memory is bounded whatever a batch expands to.
+func Scan(b Batch, limits Limits, f func(*Record) bool) error {
+	return forEach(b, limits, false, f)
+}
+
+func forEach(b Batch, limits Limits, whole bool, f func(*Record) bool) error {
+	w := walker{batch: b, limits: limits.orDefault(), whole: whole}
 	return w.run(func(r *Record) bool {
 		r.Offset = b.BaseOffset() + int64(r.OffsetDelta)
 		if b.LogAppendTime() {
