@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/balsa-broker/balsa/cluster/transport"
 	"github.com/balsa-broker/balsa/partition"
 )
 
@@ -66,6 +68,7 @@ type suspicion struct {
 const (
 	maxRoundGroups = 2000
 	maxRetry       = 500 * time.Millisecond
+	standTimeout   = 30 * time.Second
 )
 
 func newFailover(host failoverHost, self int32, t Timing, logger *slog.Logger) *failover {
@@ -132,7 +135,9 @@ func (f *failover) due(now time.Time) (batch []*orphan, wait time.Duration) {
 func (f *failover) scan() {
 	now := time.Now()
 	for _, r := range f.host.openReplicas() {
-		f.look(r, now)
+		if !f.calm(r) {
+			f.look(r, now)
+		}
 	}
 	f.mu.Lock()
 	for id, p := range f.promises {
@@ -167,11 +172,37 @@ func (f *failover) nodeUp(node int32) {
 				o = &orphan{r: r}
 				f.orphans[r.self.ID] = o
 			}
+			r.calm.Store(nil)
 			o.next, o.suspect = now, suspicion{leader: leader, term: ra.CurrentTerm()}
 		}
 	}
 	f.mu.Unlock()
 	f.kick()
+}
+
+// calm says, cheaply, that a replica was led at the last look, still is by the same leader, and that this leader lives.
+func (f *failover) calm(r *replica) bool {
+	ra := r.raft()
+	if ra == nil {
+		return true
+	}
+	_, id := ra.LeaderWithID()
+	c := r.calm.Load()
+	return c != nil && c.id == id && id != "" && !f.host.gone(c.node)
+}
+
+// calmLeader is what calm compares with.
+type calmLeader struct {
+	id   raft.ServerID
+	node int32
+}
+
+func (r *replica) setCalm(leader partition.Replica) {
+	if leader == (partition.Replica{}) {
+		r.calm.Store(nil)
+		return
+	}
+	r.calm.Store(&calmLeader{id: raft.ServerID(raftAddress(leader)), node: leader.Node})
 }
 
 func (f *failover) look(r *replica, now time.Time) {
@@ -183,17 +214,26 @@ func (f *failover) look(r *replica, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o := f.orphans[r.self.ID]
+	r.setCalm(partition.Replica{})
 	switch {
 	case state == raft.Leader || state == raft.Shutdown:
 		r.hadLeader.Store(true)
 		if o != nil && !o.busy {
 			delete(f.orphans, r.self.ID)
+			o = nil
+		}
+		if o == nil && state == raft.Leader {
+			r.setCalm(leader)
 		}
 		return
 	case leader != (partition.Replica{}) && !f.host.gone(leader.Node):
 		r.hadLeader.Store(true)
 		if o != nil && !o.busy && (o.suspect.leader != leader || o.suspect.term != ra.CurrentTerm()) {
 			delete(f.orphans, r.self.ID)
+			o = nil
+		}
+		if o == nil {
+			r.setCalm(leader)
 		}
 		return
 	case o != nil:
@@ -315,11 +355,22 @@ func (f *failover) question(g *asked, node int32) question {
 // standAll puts a TimeoutNow into the inbox of each replica. Raft takes it when it gets to it, so not one by one.
 func (f *failover) standAll(stand []*replica) {
 	for _, r := range stand {
+		// One at a time: a second TimeoutNow that Raft takes after it has won with the first would depose it.
+		ra := r.raft()
+		if ra == nil || ra.State() != raft.Follower || !r.standing.CompareAndSwap(false, true) {
+			continue
+		}
 		f.stood.Add(1)
 		f.wg.Go(func() {
-			if err := f.host.timeoutNow(r.self.ID); err != nil {
+			err := f.host.timeoutNow(r.self.ID)
+			if err != nil {
 				f.log.Debug("Standing for election", "replica", raftAddress(r.self), "err", err)
 			}
+			if errors.Is(err, transport.ErrTimeout) {
+				time.AfterFunc(standTimeout, func() { r.standing.Store(false) }) // it may still be in Raft's inbox
+				return
+			}
+			r.standing.Store(false)
 		})
 	}
 }
@@ -385,6 +436,9 @@ func (f *failover) standing(r *replica) (standing, bool) {
 	switch ra.State() {
 	case raft.Follower:
 		s.state = stateFollower
+		if r.standing.Load() {
+			s.state, s.leader = stateCandidate, partition.Replica{} // in a moment
+		}
 	case raft.Candidate:
 		s.state = stateCandidate
 	case raft.Leader:

@@ -50,6 +50,7 @@ type Node struct {
 
 	registration meta.Broker
 	registered   atomic.Bool
+	followed     atomic.Bool   // the replicas of an image have been looked at
 	started      chan struct{} // closed when all of the above is set: handlers and callbacks wait for it
 	again        chan struct{} // another reconciliation is due
 
@@ -355,7 +356,7 @@ func (n *Node) Ready() error {
 	if imageErr != nil {
 		return imageErr
 	}
-	if _, ok := n.controllerNode(); !ok || n.Image().ClusterID == "" {
+	if _, ok := n.controllerNode(); !ok || n.clusterID() == "" || !n.followed.Load() {
 		if err := n.gossip.refusedLately(); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ type replica struct {
 	opened    time.Time                           // set before p
 	endpoint  atomic.Pointer[transport.Endpoint]
 	hadLeader atomic.Bool
+	calm      atomic.Pointer[calmLeader]
+	standing  atomic.Bool // a TimeoutNow is on its way to Raft
 
 	// Of the reconciler, under replicas.mu.
 	busy    bool // being opened, closed or restarted

@@ -78,7 +78,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.DeferFor, 150*time.Millisecond)
 	def(&t.ColdPreferred, 10*time.Millisecond)
 	def(&t.ColdOther, 400*time.Millisecond)
-	def(&t.Scan, 250*time.Millisecond)
+	def(&t.Scan, 500*time.Millisecond)
 	def(&t.Announce, 2*time.Millisecond)
 	def(&t.ISRAnnounce, time.Second)
 	def(&t.AntiEntropy, 3*time.Second)

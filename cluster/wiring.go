@@ -142,6 +142,7 @@ func (n *Node) imageLoop(ctx context.Context) {
 		}
 		if seen != nil {
 			n.replicas.reconcile(seen)
+			n.followed.Store(true)
 		}
 		select {
 		case <-ctx.Done():
