@@ -39,14 +39,19 @@ func (p *Pending) Result() AppendResult {
 }
 
 func (p *Pending) complete(r AppendResult) {
-	if p.state.Swap(true) {
-		return
-	}
-	p.res = r
-	if p.timer != nil {
+	if p.expire(r) && p.timer != nil {
 		p.timer.Stop()
 	}
+}
+
+// expire is complete for the timer itself, which may run before it is known to the Pending.
+func (p *Pending) expire(r AppendResult) bool {
+	if p.state.Swap(true) {
+		return false
+	}
+	p.res = r
 	close(p.done)
+	return true
 }
 
 func failedPending(err error) *Pending {
@@ -247,7 +252,7 @@ func (p *Partition) await(o *op, w *Pending) {
 		if o.committed.Load() {
 			err = ErrNotEnoughAfterAppend
 		}
-		w.complete(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStartOffset: p.LogStart(), Err: err})
+		w.expire(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStartOffset: p.LogStart(), Err: err})
 	})
 	o.waiters = append(o.waiters, w)
 }
@@ -259,7 +264,7 @@ func (p *Partition) answerDuplicate(v verdict, o *op, w *Pending) {
 	case v.dup != nil:
 		v.dup.waiters = append(v.dup.waiters, w)
 		w.timer = time.AfterFunc(time.Until(o.deadline), func() {
-			w.complete(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStartOffset: p.LogStart(), Err: ErrTimedOut})
+			w.expire(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStartOffset: p.LogStart(), Err: ErrTimedOut})
 		})
 	case v.applied != nil:
 		o.result = AppendResult{

@@ -294,10 +294,15 @@ func testTopic() config.Topic {
 	}
 }
 
+func newVotes() *raft.InmemStore { return raft.NewInmemStore() }
+
 func newTestCluster(t *testing.T, n int) *testCluster {
 	c := &testCluster{
 		t: t, net: newNetwork(), topic: testTopic(), sync: segment.NewSyncer(0),
 		timing: Timing{Heartbeat: 10 * time.Second, Election: 10 * time.Second, Lease: 5 * time.Second, Commit: time.Second},
+	}
+	if n == 0 {
+		return c // a benchmark brings its own
 	}
 	dir := t.TempDir()
 	for i := range n {

@@ -91,10 +91,11 @@ type Timing struct {
 // StateMachine rides on a partition: it sees every committed entry that carries records or a command, on every
 // replica, in order. Pure: no clock, no randomness, no I/O.
 type StateMachine interface {
-	// Apply one committed entry. For a batch, data is the whole batch; for a Command its payload. Return is handed to
-	// the proposer on the leader.
+	// Apply one committed entry. For a batch, data is the whole batch; for a Command its payload; both are good until
+	// Apply returns. The result is handed to the proposer on the leader. One goroutine calls Apply and Snapshot, and
+	// Restore while that one rests.
 	Apply(e segment.Entry, data []byte) any
-	// Snapshot encodes the state as of the last applied entry; Restore replaces it.
+	// Snapshot encodes the state as of the last applied entry; Restore replaces it (nil: by the empty state).
 	Snapshot() []byte
 	Restore(state []byte) error
 }
