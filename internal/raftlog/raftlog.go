@@ -38,8 +38,30 @@ func levelOf(level hclog.Level) slog.Level {
 	}
 }
 
+// perPeer are Raft's messages about one peer of one group. A broker that goes away would be told by each of thousands of
+// groups, again and again; transport and cluster tell it once. They are for debugging.
+var perPeer = []string{
+	"failed to contact", // but not "failed to contact quorum of nodes, stepping down"
+	"failed to heartbeat to", "failed to appendEntries to", "failed to pipeline appendEntries", "failed to make requestVote RPC",
+	"appendEntries rejected, sending older logs", "failed to get previous log", "previous log term mis-match",
+	"heartbeat timeout reached, starting election", "Election timeout reached, restarting election",
+	"rejecting vote request since", "rejecting pre-vote request since", "failed to send snapshot to", "lost leadership because received",
+}
+
+func isPerPeer(msg string) bool {
+	for _, prefix := range perPeer {
+		if strings.HasPrefix(msg, prefix) && !strings.Contains(msg, "quorum") {
+			return true
+		}
+	}
+	return false
+}
+
 func (l *logger) Log(level hclog.Level, msg string, args ...any) {
 	lv := levelOf(level)
+	if isPerPeer(msg) {
+		lv = slog.LevelDebug
+	}
 	if !l.slog.Enabled(context.Background(), lv) {
 		return
 	}
