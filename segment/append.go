@@ -344,7 +344,7 @@ func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	pending := len(l.idx.pending)
 	l.mu.Unlock()
 	switch {
-	case unsynced == 0 && pending >= flushRecords:
+	case unsynced == 0 && l.markDue(end):
 		l.flushIndexLogged(l.mark())
 	case pending >= maxPending:
 		l.flushIndexLogged(nil)

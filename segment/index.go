@@ -45,6 +45,9 @@ const (
 	flushRecords = 32
 	// maxPending bounds the records in memory when durability is long in coming (background flush).
 	maxPending = 1024
+	// markBytes is after how many durable bytes a record of kind durable is written even without others: what a start
+	// after a kill has to read again.
+	markBytes = 1 << 20
 )
 
 type recKind uint8
@@ -111,6 +114,8 @@ type indexWriter struct {
 	written int      // records in the file
 	pending []indexRec
 	lastPos int64 // position of the last record, or of the first frame
+	endPos  int64 // position of the last record in the file
+	markPos int64 // position of the last record of kind durable in the file
 	tail    bool  // a failed write may have left records beyond written
 }
 
@@ -119,6 +124,9 @@ type indexWriter struct {
 func (l *Log) flushIndex(d *indexRec) error {
 	w, s := &l.idx, l.active()
 	n := len(w.pending)
+	if d != nil && d.pos < w.endPos {
+		d, n = nil, 0 // records beyond it were written without a promise; the next one will do
+	}
 	if d != nil {
 		for n > 0 && w.pending[n-1].pos >= d.pos {
 			n--
@@ -157,12 +165,23 @@ func (l *Log) flushIndex(d *indexRec) error {
 		w.tail = true
 		return err
 	}
+	if n > 0 {
+		w.endPos = w.pending[n-1].pos
+	}
+	if d != nil {
+		w.endPos, w.markPos = d.pos, d.pos
+	}
 	l.mu.Lock()
 	w.written += k
 	w.pending = append(w.pending[:0], w.pending[n:]...)
 	s.indexRecs = w.written
 	l.mu.Unlock()
 	return nil
+}
+
+// markDue says whether the durable end at pos is worth a record.
+func (l *Log) markDue(pos int64) bool {
+	return len(l.idx.pending) >= flushRecords || pos-l.idx.markPos >= markBytes
 }
 
 // cutIndex removes the records beyond pos, durably when any of them was written. wmu is held.
@@ -178,6 +197,7 @@ func (l *Log) cutIndex(pos int64) error {
 		keep = -1
 	}
 	keep++ // their number
+	w.endPos, w.markPos = min(w.endPos, pos), min(w.markPos, pos)
 	if keep == w.written && !w.tail {
 		return nil
 	}
@@ -235,7 +255,25 @@ func (s *seg) findRec(fsys vfs.FS, before func(indexRec) bool) (int, error) {
 
 func searchRecs(f vfs.File, id uint64, n int, before func(indexRec) bool) (at int, rec indexRec, err error) {
 	lo, hi := -1, n // before(lo) is true, before(hi) false
+	const block = 64
 	for hi-lo > 1 {
+		if hi-lo <= block { // the rest in one read
+			b := make([]byte, (hi-lo-1)*recSize)
+			if k, err := f.ReadAt(b, int64(lo+2)*recSize); k < len(b) {
+				return -1, indexRec{}, fmt.Errorf("index record %d: %w", lo+1, err)
+			}
+			for ; len(b) > 0; b = b[recSize:] {
+				r, ok := parseRec(b, id)
+				if !ok {
+					return -1, indexRec{}, fmt.Errorf("%w: index record %d", ErrCorrupt, lo+1)
+				}
+				if !before(r) {
+					break
+				}
+				lo, rec = lo+1, r
+			}
+			return lo, rec, nil
+		}
 		mid := lo + (hi-lo)/2
 		r, err := readRec(f, id, mid)
 		if err != nil {

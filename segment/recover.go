@@ -194,7 +194,7 @@ func (l *Log) openClean() (done bool, err error) {
 			l.o.Logger.Warn("segment has changed since the log was closed", "path", s.logPath())
 			return false, nil
 		}
-		l.idx = indexWriter{written: s.indexRecs, lastPos: s.size}
+		l.idx = indexWriter{written: s.indexRecs, lastPos: s.size, endPos: s.size, markPos: s.size}
 		l.synced = s.size
 	}
 	l.persisted.clean = true

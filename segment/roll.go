@@ -53,12 +53,9 @@ func (l *Log) settle() error {
 		}
 		l.allocated = s.size
 	}
-	if err := l.o.Sync.Sync(Append{File: l.file, Pos: l.synced, Len: int(s.size - l.synced)}); err != nil {
-		return l.fail("sync", err)
+	if err := l.syncActive(); err != nil {
+		return err
 	}
-	l.mu.Lock()
-	l.synced = s.size
-	l.mu.Unlock()
 	if l.idx.written == 0 && len(l.idx.pending) == 0 {
 		return nil
 	}
@@ -73,6 +70,21 @@ func (l *Log) settle() error {
 		err = l.idx.f.Close()
 		l.idx.f = nil
 	}
+	return nil
+}
+
+// syncActive makes the open active segment durable.
+func (l *Log) syncActive() error {
+	s := l.active()
+	if err := l.openActive(s.nextIndex); err != nil {
+		return err
+	}
+	if err := l.o.Sync.Sync(Append{File: l.file, Pos: l.synced, Len: int(s.size - l.synced)}); err != nil {
+		return l.fail("sync", err)
+	}
+	l.mu.Lock()
+	l.synced = s.size
+	l.mu.Unlock()
 	return nil
 }
 
@@ -110,7 +122,7 @@ func (l *Log) Sync() error {
 	l.mu.Lock()
 	l.synced = m.pos
 	l.mu.Unlock()
-	if len(l.idx.pending) >= flushRecords {
+	if l.markDue(m.pos) {
 		l.flushIndexLogged(m)
 	}
 	return nil

@@ -64,8 +64,8 @@ func NewSyncer(parallel int) *Syncer {
 // Sync returns when the range is durable, or with the error that says it may not be: then the file's pages are not
 // to be believed (safety rule 8). Concurrent calls for one file share a sync.
 func (s *Syncer) Sync(a Append) error {
-	s.waits.Add(1)
 	s.mu.Lock()
+	s.waits.Add(1)
 	fs := s.files[a.File]
 	if fs == nil {
 		fs = &fileSync{}

@@ -222,7 +222,7 @@ func (l *Log) replayIndex(s *seg, f vfs.File, size int64) error {
 		kept = from
 	}
 	l.idx.written, s.indexRecs = kept, kept
-	l.idx.lastPos = s.size
+	l.idx.lastPos, l.idx.endPos, l.idx.markPos = s.size, s.size, s.size
 	if kept == n && n > 0 {
 		return nil
 	}
@@ -290,10 +290,10 @@ func (l *Log) recoverTail(s *seg, t *tail, last bool) error {
 	if err := l.o.Sync.Sync(Append{File: t.f, Len: int(s.size)}); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if last && len(l.idx.pending) < flushRecords {
+	if last && !l.markDue(s.size) {
 		return nil
 	}
-	if len(l.idx.pending) > 0 {
+	if s.size > l.idx.markPos {
 		l.flushIndexLogged(l.mark())
 	}
 	if !last && l.idx.f != nil {
@@ -447,10 +447,12 @@ func (t *tail) checksum(pos int64, e Entry) (bool, error) {
 		crc = crc32.Checksum(b[:prefixSize], castagnoli)
 	}
 	for at, end := pos+21, pos+int64(e.Size); at < end; {
-		b, err := t.view(at, int(min(end-at, 64<<10)))
+		b, err := t.view(at, 1)
 		if err != nil {
 			return false, err
 		}
+		b = t.have[at-t.start:]
+		b = b[:min(int64(len(b)), end-at)]
 		crc = crc32.Update(crc, castagnoli, b)
 		at += int64(len(b))
 	}
@@ -461,6 +463,9 @@ func (t *tail) checksum(pos int64, e Entry) (bool, error) {
 func (t *tail) used(pos int64) (int64, error) {
 	end := pos
 	for at := pos; at < t.size; {
+		if at = vfs.NextData(t.f, at, t.size); at >= t.size {
+			break
+		}
 		b, err := t.view(at, 64<<10)
 		if err != nil {
 			return 0, err

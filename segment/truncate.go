@@ -31,6 +31,11 @@ func (l *Log) TruncateSuffix(first uint64) error {
 	if err != nil {
 		return fmt.Errorf("segment: truncate at %d: %w", first, err)
 	}
+	if c.s == l.active() && l.synced < c.pos { // the state file speaks of what is durable only
+		if err := l.syncActive(); err != nil {
+			return err
+		}
+	}
 	start := l.startOffset
 	behind := l.forget(c)
 	if l.persisted.clean || l.startOffset != start || l.persisted.valid && l.persisted.next > first {
@@ -136,7 +141,7 @@ func (l *Log) reopenIndex(s *seg) error {
 		f = nil
 	}
 	l.mu.Lock()
-	l.idx = indexWriter{f: f, written: n, lastPos: s.headerSize}
+	l.idx = indexWriter{f: f, written: n, lastPos: s.headerSize, endPos: s.size, markPos: s.size}
 	s.indexRecs = n
 	l.mu.Unlock()
 	return nil

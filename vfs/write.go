@@ -20,6 +20,15 @@ func WriteBuffers(f File, bufs [][]byte, off int64) (int64, error) {
 	return int64(n), err
 }
 
+// NextData returns the first position from off on, below size, where f may hold something else than zeros, size when
+// there is none. It spares reading preallocated space; a system that cannot tell says off.
+func NextData(f File, off, size int64) int64 {
+	if o := f.OS(); o != nil {
+		return nextData(o, off, size)
+	}
+	return off
+}
+
 func join(bufs [][]byte) []byte {
 	n := 0
 	for _, b := range bufs {
