@@ -16,6 +16,7 @@ const faultPartitions = 4
 // holds the whole history and the replicas' files against each other.
 func underLoad(t *testing.T, net *harness.Network, n int, fault func(t *testing.T, c *harness.Cluster, round int)) {
 	t.Helper()
+	begin := time.Now()
 	c := start(t, harness.Options{Nodes: 3, Net: net})
 	must(t, c.CreateTopic(deadline(t, 30*time.Second), "faults", faultPartitions, 3, nil))
 	load, err := c.StartLoad("faults", faultPartitions, harness.LoadOptions{Readers: 1, Pace: 200 * time.Microsecond})
@@ -33,10 +34,13 @@ func underLoad(t *testing.T, net *harness.Network, n int, fault func(t *testing.
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
+	t.Logf("%v: %d faults, brokers whole again", time.Since(begin).Round(time.Millisecond), n)
 	if err := load.Stop(30 * time.Second); err != nil {
 		t.Error(err)
 	}
+	t.Logf("%v: load stopped", time.Since(begin).Round(time.Millisecond))
 	verifyHistory(t, c, load)
+	t.Logf("%v: end", time.Since(begin).Round(time.Millisecond))
 }
 
 func verifyHistory(t *testing.T, c *harness.Cluster, load *harness.Load) {
@@ -47,7 +51,9 @@ func verifyHistory(t *testing.T, c *harness.Cluster, load *harness.Load) {
 		t.Error(e)
 	}
 	t.Logf("%d acknowledged records checked", load.History.Count())
+	begin := time.Now()
 	waitReplicasEqual(t, c, load.Topic, load.Partitions)
+	t.Logf("replicas equal after %v", time.Since(begin).Round(time.Millisecond))
 	for _, n := range c.Nodes {
 		must(t, n.Stop())
 	}

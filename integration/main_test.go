@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -50,6 +51,12 @@ func start(t *testing.T, o harness.Options) *harness.Cluster {
 	}
 	t.Cleanup(func() {
 		c.Close()
+		if dir := os.Getenv("BALSA_LOGS"); dir != "" { // keep what the brokers printed, also of tests that pass
+			for _, n := range c.Nodes {
+				b, _ := os.ReadFile(n.Log)
+				_ = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d.log", filepath.Base(t.Name()), n.ID)), b, 0o644)
+			}
+		}
 		if t.Failed() {
 			for _, n := range c.Nodes {
 				t.Logf("--- broker %d\n%s", n.ID, n.Tail(8000))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -172,30 +173,35 @@ func (n *Node) NewAddresses() error {
 	return nil
 }
 
-// freePorts finds ports that are free for TCP and UDP.
+// freePorts finds ports that are free for TCP and UDP, below the range from which the system takes the ports of outgoing
+// connections: such a one could take a stopped broker's port.
 func freePorts(n int) ([]int, error) {
 	var ports []int
-	var held []io.Closer
-	defer func() {
-		for _, h := range held {
-			_ = h.Close()
+	for tries := 0; len(ports) < n; tries++ {
+		if tries > 1000 {
+			return nil, errors.New("no free ports between 10000 and 32000")
 		}
-	}()
-	for len(ports) < n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		held = append(held, l)
-		port := l.Addr().(*net.TCPAddr).Port
-		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
+		port := 10000 + rand.IntN(22000)
+		if slices.Contains(ports, port) || !free(port) {
 			continue
 		}
-		held = append(held, u)
 		ports = append(ports, port)
 	}
 	return ports, nil
+}
+
+func free(port int) bool {
+	at := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	u, err := net.ListenPacket("udp", at)
+	if err != nil {
+		return false
+	}
+	return u.Close() == nil
 }
 
 // Start starts every broker and waits until all are ready.

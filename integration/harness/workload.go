@@ -128,7 +128,9 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	}
 	for i := range o.Producers {
 		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-			kgo.ProducerLinger(0), kgo.RequestTimeoutOverhead(5*time.Second), kgo.ProduceRequestTimeout(5*time.Second))
+			kgo.ProducerLinger(0),
+			// A frozen broker answers nothing: the client must give up on it before it asks who leads now.
+			kgo.RequestTimeoutOverhead(time.Second), kgo.ProduceRequestTimeout(time.Second))
 		if err != nil {
 			cancel()
 			rcancel()
