@@ -13,21 +13,38 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Frames as real clients put them on the wire.
+// Frames as real clients put them on the wire (franz-go 1.22; librdkafka 2.0, by kcat).
 var golden = []struct {
 	name, frame  string
 	key, version int16
 	corr         int32
 	client       string
-	body         int
 }{
+	{"franz ApiVersions", "00000020001200050000000000036b676f00046b676f08756e6b6e6f776e00ffffffff00", ApiVersions, 5, 0, "kgo"},
+	{"franz Metadata", "0000002a0003000d0000000100036b676f00020000000000000000000000000000000007676f6c64656e00000000", Metadata, 13, 1, "kgo"},
 	{
-		"franz-go 1.22 ApiVersions", "00000020001200050000000000036b676f00046b676f08756e6b6e6f776e00ffffffff00",
-		ApiVersions, 5, 0, "kgo", 18,
+		"franz Produce", "000000740000000d0000000100036b676f0000ffff000027100201000000000000000000000000000000020000000046000000000000000000000039" +
+			"ffffffff026e7dc9600000000000000000018bcfe568000000018bcfe56800ffffffffffffffffffff00000000000000010e00000001027600000000",
+		Produce, 13, 1, "kgo",
 	},
 	{
-		"franz-go 1.22 Metadata", "0000002a0003000d0000000100036b676f00020000000000000000000000000000000007676f6c64656e00000000",
-		Metadata, 13, 1, "kgo", 28,
+		"franz Fetch", "0000005a000100120000000100036b676f00000003e8000000010320000000000000000000000002010000000000000000000000000000000200000000" +
+			"000000020000000000000000ffffffffffffffffffffffff001000000000010100",
+		Fetch, 18, 1, "kgo",
+	},
+	{"franz Fetch in a session", "00000027000100120000000200036b676f00000000010000000100000001007d320395ffffffff01010100", Fetch, 18, 2, "kgo"},
+	{"rdkafka ApiVersions", "000000240012000300000001000772646b61666b61000b6c696272646b61666b6106322e302e3200", ApiVersions, 3, 1, "rdkafka"},
+	{"rdkafka Metadata", "0000001e0003000400000002000772646b61666b61000000010006676f6c64656e01", Metadata, 4, 2, "rdkafka"},
+	{
+		"rdkafka Produce", "000000760000000700000003000772646b61666b61ffffffff00007530000000010006676f6c64656e000000010000000000000045" +
+			"000000000000000000000039000000000287141971000000000000000001a2011f2a2b000001a2011f2a2bffffffffffffffffffffffffffff00000001" +
+			"0e00000001027600",
+		Produce, 7, 3, "rdkafka",
+	},
+	{
+		"rdkafka Fetch", "0000005c0001000b00000004000772646b61666b61ffffffff000001f400000001032000000100000000ffffffff000000010006676f6c64656e" +
+			"0000000100000000ffffffff0000000000000000ffffffffffffffff00100000000000000000",
+		Fetch, 11, 4, "rdkafka",
 	},
 }
 
@@ -52,8 +69,8 @@ func TestGoldenFrames(t *testing.T) {
 		if err != nil {
 			t.Fatal(g.name, err)
 		}
-		if h != (Header{g.key, g.version, g.corr, g.client}) || len(body) != g.body {
-			t.Errorf("%s: %+v, body of %d", g.name, h, len(body))
+		if h != (Header{g.key, g.version, g.corr, g.client}) {
+			t.Errorf("%s: %+v", g.name, h)
 		}
 		if err := req.ReadFrom(body); err != nil {
 			t.Errorf("%s: %v", g.name, err)
