@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/hashicorp/raft"
@@ -94,14 +95,13 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		refused = refused || (t != nil && e.Type == segment.Void && t.kind != kindFence)
 		entries = append(entries, e)
 	}
+	conf := slices.ContainsFunc(entries, func(e segment.NewEntry) bool { return e.Type == segment.Configuration })
 	if err := p.log.Append(entries); err != nil {
-		return p.storeFailed(err, firstOwn)
+		return p.storeFailed(err, firstOwn, conf)
 	}
 	p.truncated = false
-	for i := range entries {
-		if entries[i].Type == segment.Configuration {
-			p.hasConf.Store(true)
-		}
+	if conf {
+		p.hasConf.Store(true)
 	}
 	if firstOwn != nil {
 		p.stored(refused)
@@ -173,7 +173,7 @@ func (p *Partition) stored(refused bool) {
 }
 
 // storeFailed decides what is left after an error of the log.
-func (p *Partition) storeFailed(err error, own *ticket) error {
+func (p *Partition) storeFailed(err error, own *ticket, conf bool) error {
 	answer := ErrStorage
 	if errors.Is(err, syscall.ENOSPC) {
 		answer = ErrDiskFull
@@ -190,6 +190,9 @@ func (p *Partition) storeFailed(err error, own *ticket) error {
 	case p.truncated:
 		// The log rolled back to before the call, but Raft believes the entries that were cut to be there still.
 		p.requestRestart(restartRequest{why: "a store failed after a truncation"})
+	case conf:
+		// A leader takes its new configuration for stored.
+		p.requestRestart(restartRequest{why: "a configuration was not stored"})
 	}
 	return fmt.Errorf("%w: %w", answer, err)
 }

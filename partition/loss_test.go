@@ -183,7 +183,8 @@ func TestRule7StoreFailureStopsTheGroup(t *testing.T) {
 				c.fill(l, 1, 0, 3)
 				c.converge()
 				disks[l].SetHook(func(op crashfs.Op, name string) error {
-					if strings.HasSuffix(name, ".log") && (op == crashfs.OpWrite || op == crashfs.OpSync || op == crashfs.OpAllocate) {
+					full := op == crashfs.OpWrite || op == crashfs.OpAllocate
+					if strings.HasSuffix(name, ".log") && (full || op == crashfs.OpSync && what == syscall.EIO) {
 						return what
 					}
 					return nil
@@ -198,12 +199,15 @@ func TestRule7StoreFailureStopsTheGroup(t *testing.T) {
 				if got := c.append(n, batch(1, 1, 0, 3, "x")); got != 3 {
 					t.Errorf("at the new leader: %d", got)
 				}
-				s := l.p.Status()
-				t.Logf("state %s, %s", s.State, s.Err)
 				disks[l].SetHook(nil)
-				c.stop(l)
+				if s := l.p.Status(); (s.State == "damaged") != (what == syscall.EIO) {
+					t.Errorf("state %s: %s", s.State, s.Err)
+				}
+				if what == syscall.EIO {
+					c.stop(l)
+					c.start(l)
+				}
 				l.dead = false
-				c.start(l)
 				c.converge()
 				c.sameState()
 				c.stopAll()
