@@ -32,7 +32,8 @@ func (l *Log) recoverSegment(s *seg, covered, last bool) error {
 	if err != nil {
 		return err
 	}
-	t := &tail{f: f, size: size, read: &l.rec.BytesRead}
+	// Asked before anything is read: what was read counts as data.
+	t := &tail{f: f, size: max(vfs.DataEnd(f, s.size, size), min(s.size, size)), read: &l.rec.BytesRead}
 	if covered && s.size == 0 { // it was empty when the state was written
 		s.segInfo = segInfo{baseOffset: s.baseOffset, maxTS: -1, maxTSOffset: -1}
 		l.segs = l.segs[:len(l.segs)-1]
@@ -117,7 +118,7 @@ func (l *Log) recoverHeadless(s *seg, t *tail, cause error) error {
 		l.rec.TornBytes = used
 		l.o.Logger.Info("cut a torn write", "path", s.logPath(), "position", 0, "bytes", used)
 	}
-	if t.size > 0 {
+	if fileSize, err := t.f.Size(); err != nil || fileSize > 0 {
 		if err := t.f.Truncate(0); err != nil {
 			return err
 		}
@@ -352,7 +353,7 @@ func (l *Log) judge(t *tail, c cursor, cause error) error {
 // tail reads the end of a segment file.
 type tail struct {
 	f          vfs.File
-	size       int64
+	size       int64 // without the zeros that the file system knows of
 	headerSize int64
 	read       *int64
 
@@ -463,9 +464,6 @@ func (t *tail) checksum(pos int64, e Entry) (bool, error) {
 func (t *tail) used(pos int64) (int64, error) {
 	end := pos
 	for at := pos; at < t.size; {
-		if at = vfs.NextData(t.f, at, t.size); at >= t.size {
-			break
-		}
 		b, err := t.view(at, 64<<10)
 		if err != nil {
 			return 0, err

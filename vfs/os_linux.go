@@ -77,19 +77,26 @@ func control(f *os.File, op string, call func(fd int) error) error {
 	return nil
 }
 
-// nextData asks the file system where the next byte is that may not be zero. It moves the file's position, which
-// nothing here uses. Preallocated space that was never written counts as a hole.
-func nextData(f *os.File, off, size int64) int64 {
-	at := off
-	err := control(f, "lseek", func(fd int) (err error) {
-		at, err = unix.Seek(fd, off, unix.SEEK_DATA)
-		return err
+// dataEnd asks the file system for its extents with data. It moves the file's position, which nothing here uses.
+func dataEnd(f *os.File, off, size int64) int64 {
+	end := off
+	err := control(f, "lseek", func(fd int) error {
+		for range 1024 {
+			data, err := unix.Seek(fd, end, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if end, err = unix.Seek(fd, data, unix.SEEK_HOLE); err != nil {
+				return err
+			}
+		}
+		return unix.EINVAL // too many holes to be ours
 	})
-	switch {
-	case err == nil:
-		return max(at, off)
-	case errors.Is(err, unix.ENXIO):
+	if err != nil {
 		return size
 	}
-	return off
+	return min(end, size)
 }

@@ -13,4 +13,4 @@ func writev(f *os.File, bufs [][]byte, off int64) (int64, error) {
 	return int64(n), err
 }
 
-func nextData(_ *os.File, off, _ int64) int64 { return off }
+func dataEnd(_ *os.File, _, size int64) int64 { return size }

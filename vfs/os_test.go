@@ -41,11 +41,11 @@ func TestOS(t *testing.T) {
 	if _, err := f.ReadAt(got, 5); err != nil || !bytes.Equal(got, want) {
 		t.Fatal("what was written is not what is read", err)
 	}
-	if at := vfs.NextData(f, 0, 1<<20); at > 5 {
-		t.Fatalf("data at 5, said to begin at %d", at)
+	if at := vfs.DataEnd(f, 0, 1<<20); at < 5+int64(len(want)) || at > 1<<20 {
+		t.Fatalf("data said to end at %d", at)
 	}
-	if at := vfs.NextData(f, 1<<19, 1<<20); at < 1<<19 || at > 1<<20 {
-		t.Fatalf("next data at %d", at)
+	if at := vfs.DataEnd(f, 1<<20, 1<<20); at != 1<<20 {
+		t.Fatalf("data said to end at %d", at)
 	}
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)

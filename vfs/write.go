@@ -20,13 +20,14 @@ func WriteBuffers(f File, bufs [][]byte, off int64) (int64, error) {
 	return int64(n), err
 }
 
-// NextData returns the first position from off on, below size, where f may hold something else than zeros, size when
-// there is none. It spares reading preallocated space; a system that cannot tell says off.
-func NextData(f File, off, size int64) int64 {
-	if o := f.OS(); o != nil {
-		return nextData(o, off, size)
+// DataEnd returns a position at or after off from which on f, of the given size, holds only zeros, as far as the
+// system can tell without reading (preallocated space that was never written); else size. What was read since it was
+// written may count as data.
+func DataEnd(f File, off, size int64) int64 {
+	if o := f.OS(); o != nil && off < size {
+		return dataEnd(o, off, size)
 	}
-	return off
+	return max(size, off)
 }
 
 func join(bufs [][]byte) []byte {
