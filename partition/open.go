@@ -385,7 +385,7 @@ func (p *Partition) startRaft() error {
 	c.ShutdownOnRemove = false
 	c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 1<<62, 1000*time.Hour, 1<<64-1
 	c.NoSnapshotRestoreOnStart, c.NoLegacyTelemetry = true, true
-	c.Logger = raftlog.New(p.logger)
+	c.Logger = raftlog.New(slog.New(quiet{p.logger.Handler()}))
 	inner, err := p.o.NewTransport(p)
 	if err != nil {
 		return err
