@@ -34,7 +34,11 @@ func genSteps(t *rapid.T, kinds []string, n int) []step {
 			if m.first == 0 {
 				continue
 			}
-			s.first = rapid.Uint64Range(m.next()-uint64(min(len(m.entries), 12)), m.next()).Draw(t, "first")
+			lo := m.next() - uint64(min(len(m.entries), 12))
+			for lo < m.next() && m.entries[lo-m.first].BaseOffset < m.start {
+				lo++ // what lies below the log start is committed
+			}
+			s.first = rapid.Uint64Range(lo, m.next()).Draw(t, "first")
 			m.truncate(s.first)
 		case "advance":
 			s.offset = rapid.Int64Range(m.start, m.nextOffset()).Draw(t, "offset")
@@ -57,8 +61,7 @@ func runSteps(l *Log, o Options, steps []step) (*Log, int, error) {
 		case "append":
 			err = l.Append(s.entries)
 		case "truncate":
-			// A truncation into deleted segments is one of everything: the model is not asked for that.
-			err = l.TruncateSuffix(max(s.first, l.FirstIndex()))
+			err = l.TruncateSuffix(s.first)
 		case "advance":
 			err = l.AdvanceStart(s.offset)
 		case "roll":
