@@ -90,7 +90,9 @@ func (n *Node) onAlive(node int32, alive bool) {
 	}
 	n.log.Warn("Broker is gone", "node", node)
 	n.failover.nodeDown()
-	n.wg.Go(func() { n.replaceController(node) })
+	if n.ctx.Err() == nil {
+		go n.replaceController(node)
+	}
 }
 
 // pingLoop tells every known broker that this one lives.
