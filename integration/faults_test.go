@@ -157,9 +157,9 @@ func TestCutNetwork(t *testing.T) {
 	if err := harness.NetworkUnavailable(); err != nil {
 		t.Skip(err)
 	}
-	for i, kind := range []string{"isolated", "link", "one-way", "mute"} {
+	for _, kind := range []string{"isolated", "link", "one-way", "mute"} {
 		t.Run(kind, func(t *testing.T) {
-			net, err := harness.NewNetwork(10 + i)
+			net, err := harness.NewNetwork()
 			must(t, err)
 			t.Cleanup(net.Close)
 			underLoad(t, net, rounds(1), func(t *testing.T, c *harness.Cluster, round int) {

@@ -134,6 +134,14 @@ func (e *Endpoint) sendPart(c *conn, f *follower, id uint64, req *request, buf *
 // errPipeline: one of the pipeline's requests failed; Raft falls back to single requests.
 var errPipeline = errors.New("transport: pipeline broken")
 
+// errBehind: the follower is too far behind for a pipeline. Raft sends 256 entries at most per new entry of the leader, or
+// per CommitTimeout when there are none: a follower that was away would take minutes. Single requests go on until the
+// follower has everything.
+var errBehind = errors.New("transport: the follower is too far behind for a pipeline")
+
+// behindEntries is how far; it is above the leader's in-flight bound, so that ordinary load stays in the pipeline.
+const behindEntries = 512
+
 // pipeline implements raft.AppendPipeline on one connection.
 //
 // Only real answers of the follower reach Consumer: Raft takes whatever arrives there for a sign of life of the
@@ -169,6 +177,9 @@ func (e *Endpoint) AppendEntriesPipeline(_ raft.ServerID, a raft.ServerAddress) 
 
 // AppendEntries waits while the window is full.
 func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if p.e.group.LastIndex() > q.PrevLogEntry+uint64(len(q.Entries))+behindEntries {
+		return nil, errBehind
+	}
 	select {
 	case p.slots <- struct{}{}:
 	default:

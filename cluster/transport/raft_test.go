@@ -192,3 +192,28 @@ func TestRaftOverBreakingConnections(t *testing.T) {
 	}
 	eventually(t, "nothing is in flight", idle)
 }
+
+// A pipeline refuses to serve a follower that is far behind: Raft would send it a few entries per CommitTimeout.
+func TestPipelineLeavesLaggardsToSingleRequests(t *testing.T) {
+	_, muxes := three(t, nil)
+	ms := group(t, muxes, 10, nil)
+	l := leader(t, ms)
+	var fs []raft.ApplyFuture
+	for i := range 2 * behindEntries {
+		fs = append(fs, l.raft.Apply(fmt.Appendf(nil, "%d", i), 0))
+	}
+	for _, f := range fs {
+		must(t, f.Error())
+	}
+	other := ms[(slices.Index(ms, l)+1)%3]
+	p, err := l.e.AppendEntriesPipeline(other.id, raft.ServerAddress(other.id))
+	must(t, err)
+	defer p.Close()
+	req := &raft.AppendEntriesRequest{Term: l.raft.CurrentTerm(), PrevLogEntry: 3}
+	if _, err := p.AppendEntries(req, new(raft.AppendEntriesResponse)); !errors.Is(err, errBehind) {
+		t.Fatalf("want errBehind, got %v", err)
+	}
+	req.PrevLogEntry = l.log.LastIndex() - behindEntries
+	_, err = p.AppendEntries(req, new(raft.AppendEntriesResponse))
+	must(t, err)
+}

@@ -3,6 +3,7 @@ package harness
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strings"
@@ -30,14 +31,21 @@ func NetworkUnavailable() error {
 	return nil
 }
 
-// NewNetwork makes the bridge. id (0 to 255) tells networks of concurrent runs apart.
-func NewNetwork(id int) (*Network, error) {
-	n := &Network{id: id, hosts: map[int]string{}}
-	n.Close() // what a killed run left behind
-	n.hosts = map[int]string{}
+// NewNetwork makes a bridge that nobody else uses.
+func NewNetwork() (*Network, error) {
+	n := &Network{hosts: map[int]string{}}
+	var err error
+	for range 20 { // a concurrent run may have the same
+		n.id = rand.IntN(256)
+		if err = run(fmt.Sprintf("ip link add %s type bridge", n.bridge())); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range []string{
-		fmt.Sprintf("ip link add %s type bridge", n.bridge()),
-		fmt.Sprintf("ip addr add 10.199.%d.1/24 dev %s", id, n.bridge()),
+		fmt.Sprintf("ip addr add 10.199.%d.1/24 dev %s", n.id, n.bridge()),
 		fmt.Sprintf("ip link set %s up", n.bridge()),
 		// Where a packet filter drops forwarded traffic by default (Docker does), let the bridge through.
 		fmt.Sprintf("iptables -w -I FORWARD -i %s -o %s -j ACCEPT", n.bridge(), n.bridge()),
@@ -120,7 +128,7 @@ func (n *Network) Heal() error {
 
 // Close removes the namespaces and the bridge.
 func (n *Network) Close() {
-	for node := 1; node <= 9; node++ {
+	for node := range n.hosts {
 		_ = run("ip netns del " + n.ns(node))
 		_ = run("ip link del " + n.veth(node))
 	}

@@ -59,7 +59,9 @@ func (c *Cluster) WaitReplicated(ctx context.Context, topic string, partitions i
 		}
 		equal := state == "" && len(marks) == int(partitions)
 		for _, m := range marks {
-			equal = equal && len(m) == 1
+			for _, count := range m {
+				equal = equal && count == len(c.Nodes)
+			}
 		}
 		if equal {
 			return nil
