@@ -47,7 +47,7 @@ fuzz: ## fuzz every decoder, FUZZTIME each
 	  done; done
 
 lint: lint-fast ## gofumpt, go vet, staticcheck, golangci-lint
-	$(TOOL) golangci-lint run ./...
+	$(TOOL) golangci-lint run --build-tags integration,verify ./...
 
 lint-fast: ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \

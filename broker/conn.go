@@ -135,7 +135,7 @@ func (k *conn) read() (err error) {
 	}()
 	for {
 		if err := k.awaitFrame(); err != nil {
-			return nil //nolint:nilerr // gone, idle, or stopping: no fault of the client's
+			return nil
 		}
 		r, err := k.readRequest()
 		if err != nil {

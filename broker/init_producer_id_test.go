@@ -23,9 +23,7 @@ func TestProducerIDs(t *testing.T) {
 	seen := map[int64]bool{}
 	var wg sync.WaitGroup
 	for range 8 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for range 50 {
 				id, err := p.take(t.Context(), more)
 				if err != nil {
@@ -41,7 +39,7 @@ func TestProducerIDs(t *testing.T) {
 				seen[id] = true
 				mu.Unlock()
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	ctx, cancel := context.WithCancel(t.Context())

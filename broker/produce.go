@@ -146,8 +146,7 @@ func (s *Server) startAppend(c *produceCall, p *producedPart, tc *config.Topic, 
 	batch, err := s.checkBatch(tc, records, version)
 	if err != nil {
 		p.code, p.message = codeOf(err), err.Error()
-		var inv *record.InvalidError
-		if errors.As(err, &inv) {
+		if inv, ok := errors.AsType[*record.InvalidError](err); ok {
 			p.faults, p.message = inv.Faults, "one or more records have been rejected"
 		}
 		return

@@ -89,10 +89,14 @@ func TestProduceRefuses(t *testing.T) {
 	}{
 		{name: "no such topic", topic: "nope", records: batchOf(0, "a"), version: 9, code: protocol.UnknownTopicOrPartition},
 		{name: "no such topic id", id: [16]byte{9, 9}, records: batchOf(0, "a"), version: 13, code: protocol.UnknownTopicID},
-		{name: "no such partition", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.UnknownTopicOrPartition,
-			change: func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Partition = 7 }},
-		{name: "acks", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.InvalidRequiredAcks,
-			change: func(r *kmsg.ProduceRequest) { r.Acks = 2 }},
+		{
+			name: "no such partition", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.UnknownTopicOrPartition,
+			change: func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Partition = 7 },
+		},
+		{
+			name: "acks", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.InvalidRequiredAcks,
+			change: func(r *kmsg.ProduceRequest) { r.Acks = 2 },
+		},
 		{name: "null records", topic: "t", version: 9, code: protocol.InvalidRecord},
 		{name: "two batches", topic: "t", records: append(batchOf(0, "a"), batchOf(0, "b")...), version: 9, code: protocol.InvalidRecord},
 		{name: "cut batch", topic: "t", records: batchOf(0, "abc")[:70], version: 9, code: protocol.InvalidRecord},
@@ -108,14 +112,18 @@ func TestProduceRefuses(t *testing.T) {
 		{name: "too large", topic: "t", records: batchOf(0, string(make([]byte, 2000))), version: 9, code: protocol.MessageTooLarge},
 		{name: "future", topic: "t", records: late.Build(), version: 9, code: protocol.InvalidTimestamp, faults: []int32{1}},
 		{name: "null key", topic: "compacted", id: compacted.ID, records: nullKey.Build(), version: 9, code: protocol.InvalidRecord, faults: []int32{1}},
-		{name: "transactional batch", topic: "t", version: 9, code: protocol.InvalidTxnState,
+		{
+			name: "transactional batch", topic: "t", version: 9, code: protocol.InvalidTxnState,
 			records: func() []byte {
 				b := record.Builder{Transactional: true, HasProducer: true, ProducerID: 5}
 				b.Add(time.Now().UnixMilli(), nil, []byte("x"))
 				return b.Build()
-			}()},
-		{name: "transactional id", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.InvalidTxnState,
-			change: func(r *kmsg.ProduceRequest) { r.TransactionID = &txn }},
+			}(),
+		},
+		{
+			name: "transactional id", topic: "t", records: batchOf(0, "a"), version: 9, code: protocol.InvalidTxnState,
+			change: func(r *kmsg.ProduceRequest) { r.TransactionID = &txn },
+		},
 		{name: "fine", topic: "t", id: topic.ID, records: batchOf(0, "a"), version: 13},
 	} {
 		req := produceRequest(x.topic, x.id, -1, x.records)

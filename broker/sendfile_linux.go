@@ -22,8 +22,8 @@ func sendfile(to syscall.RawConn, f *os.File, pos int64, n int) (sent int, err e
 			for {
 				off := pos
 				sent, err = unix.Sendfile(int(dst), int(src), &off, n)
-				switch err { //nolint:errorlint // a bare errno
-				case unix.EINTR:
+				switch err {
+				case unix.EINTR: //nolint:errorlint // a bare errno
 					continue
 				case unix.EAGAIN:
 					return false

@@ -117,9 +117,10 @@ func printDevReady(w io.Writer, all []*settings, dir string) {
 		kafka = append(kafka, s.listeners[0].advertise)
 	}
 	fmt.Fprintf(w, "balsa %s is ready: %s at %s, data in %s\n\n", Version, plural(len(all), "broker"), strings.Join(kafka, ","), dir)
-	fmt.Fprintln(w, "  balsa cluster status")
-	fmt.Fprintln(w, "  balsa topic create orders --partitions 6")
-	fmt.Fprintln(w, "  balsa bench produce --create --delete")
+	program := programName()
+	fmt.Fprintf(w, "  %s cluster status\n", program)
+	fmt.Fprintf(w, "  %s topic create orders --partitions 6\n", program)
+	fmt.Fprintf(w, "  %s bench produce --create --delete\n", program)
 	fmt.Fprintln(w, "\nCtrl-C stops them.")
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -140,6 +141,14 @@ func orInterrupted(ctx context.Context, stopErr, err error) error {
 	return err
 }
 
+// programName is how this program was called, so that what it prints can be pasted.
+func programName() string {
+	if name := os.Args[0]; filepath.Base(name) == "balsa" {
+		return name
+	}
+	return "balsa"
+}
+
 func printReady(w io.Writer, s *settings, r *running) {
 	first := s.listeners[0].advertise
 	brokers := ""
@@ -147,9 +156,10 @@ func printReady(w io.Writer, s *settings, r *running) {
 		brokers = " --brokers " + first
 	}
 	fmt.Fprintf(w, "balsa %s is ready: broker %d at %s, data in %s\n\n", Version, s.config.NodeID(), first, s.config.DataDir())
-	fmt.Fprintf(w, "  balsa topic create greetings%s\n", brokers)
-	fmt.Fprintf(w, "  echo hello | balsa produce greetings%s\n", brokers)
-	fmt.Fprintf(w, "  balsa consume greetings%s\n", brokers)
+	program := programName()
+	fmt.Fprintf(w, "  %s topic create greetings%s\n", program, brokers)
+	fmt.Fprintf(w, "  echo hello | %s produce greetings%s\n", program, brokers)
+	fmt.Fprintf(w, "  %s consume greetings%s\n", program, brokers)
 	if r.httpAddress != "" {
 		fmt.Fprintf(w, "  health, metrics and status: http://%s/\n", r.httpAddress)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -260,9 +261,7 @@ func (n *Node) AlterConfigs(ctx context.Context, resourceType int8, resource str
 func altered(old map[string]string, set map[string]*string, replaceAll bool) map[string]string {
 	out := make(map[string]string)
 	if !replaceAll {
-		for k, v := range old {
-			out[k] = v
-		}
+		maps.Copy(out, old)
 	}
 	for k, v := range set {
 		if v == nil {
@@ -277,8 +276,7 @@ func altered(old map[string]string, set map[string]*string, replaceAll bool) map
 const codeInvalidConfig = 40
 
 func invalidConfig(err error) error {
-	var e *config.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*config.Error](err); ok {
 		return &meta.Error{Code: codeInvalidConfig, Message: e.Error()}
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -150,9 +151,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 		opt: opt, log: opt.logger, name: opt.self.name(), members: make(map[string]member), hints: make(map[int32]peerHint),
 		warned: make(map[string]time.Time), events: make(chan serf.Event, 4096), stop: stop,
 	}
-	for id, h := range opt.hints {
-		g.hints[id] = h
-	}
+	maps.Copy(g.hints, opt.hints)
 
 	ml := memberlist.DefaultLANConfig()
 	ml.BindAddr, ml.BindPort = host, port
@@ -240,9 +239,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 func (g *gossip) setTags(change map[string]string) error {
 	g.mu.Lock()
 	next := make(map[string]string, len(g.tags)+len(change))
-	for k, v := range g.tags {
-		next[k] = v
-	}
+	maps.Copy(next, g.tags)
 	same := true
 	for k, v := range change {
 		if next[k] == v {
@@ -409,9 +406,7 @@ func (g *gossip) apply(t serf.EventType, sm serf.Member) {
 		if g.hints[m.Node] != h {
 			g.hints[m.Node] = h
 			hints = make(map[int32]peerHint, len(g.hints))
-			for id, h := range g.hints {
-				hints[id] = h
-			}
+			maps.Copy(hints, g.hints)
 		}
 	}
 	g.mu.Unlock()

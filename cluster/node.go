@@ -91,7 +91,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	defer func() {
 		if err != nil {
-			n.release()
+			_ = n.release()
 		}
 	}()
 	if n.identity, err = loadIdentity(o.FS, o.DataDir, o.NodeID); err != nil {

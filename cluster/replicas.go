@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,12 +73,7 @@ func orderVoters(voters []partition.Replica, order *[]partition.Replica) []parti
 	}
 	out := make([]partition.Replica, 0, len(voters))
 	in := func(s []partition.Replica, r partition.Replica) bool {
-		for _, v := range s {
-			if v == r {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(s, r)
 	}
 	for _, r := range *order {
 		if in(voters, r) {

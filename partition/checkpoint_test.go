@@ -3,7 +3,6 @@ package partition
 import (
 	"bytes"
 	"errors"
-
 	"os"
 	"path/filepath"
 	"slices"
@@ -366,7 +365,7 @@ func TestRule6CrashDuringWipeAndInstall(t *testing.T) {
 		c.startAll()
 		l := c.leader()
 		c.fill(l, 1, 0, 30)
-		ck, body, err := l.p.capture(l.p.applied.Load())
+		ck, _, err := l.p.capture(l.p.applied.Load())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -374,7 +373,7 @@ func TestRule6CrashDuringWipeAndInstall(t *testing.T) {
 		// An install whose log reset did not happen: a checkpoint beyond the end.
 		far := *ck
 		far.index, far.next = ck.index+100, ck.next+500
-		body = far.encode()
+		body := far.encode()
 		if err := writeCheckpoint(vfs.OS(), l.dir, far.index, installSuffix, body); err != nil {
 			t.Fatal(err)
 		}

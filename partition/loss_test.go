@@ -184,7 +184,7 @@ func TestRule7StoreFailureStopsTheGroup(t *testing.T) {
 				c.converge()
 				disks[l].SetHook(func(op crashfs.Op, name string) error {
 					full := op == crashfs.OpWrite || op == crashfs.OpAllocate
-					if strings.HasSuffix(name, ".log") && (full || op == crashfs.OpSync && what == syscall.EIO) {
+					if strings.HasSuffix(name, ".log") && (full || op == crashfs.OpSync && errors.Is(what, syscall.EIO)) {
 						return what
 					}
 					return nil
@@ -200,10 +200,10 @@ func TestRule7StoreFailureStopsTheGroup(t *testing.T) {
 					t.Errorf("at the new leader: %d", got)
 				}
 				disks[l].SetHook(nil)
-				if s := l.p.Status(); (s.State == "damaged") != (what == syscall.EIO) {
+				if s := l.p.Status(); (s.State == "damaged") != errors.Is(what, syscall.EIO) {
 					t.Errorf("state %s: %s", s.State, s.Err)
 				}
-				if what == syscall.EIO {
+				if errors.Is(what, syscall.EIO) {
 					c.stop(l)
 					c.start(l)
 				}

@@ -108,8 +108,8 @@ func (p *Partition) firstRecord(from int64, match func(*record.Record) bool, may
 // readRange reads the first n bytes (0: all) of the first range into buf.
 func readRange(ranges []segment.Range, buf []byte, n int) ([]byte, error) {
 	r := ranges[0]
-	if n == 0 || n > int(r.Len) {
-		n = int(r.Len)
+	if n == 0 || n > r.Len {
+		n = r.Len
 	}
 	if n < record.HeaderSize {
 		return buf, segment.ErrCorrupt

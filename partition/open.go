@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -266,8 +267,7 @@ func (p *Partition) recoverState() error {
 		return err
 	}
 	var base *checkpoint
-	for i := len(indexes) - 1; i >= 0; i-- {
-		index := indexes[i]
+	for _, index := range slices.Backward(indexes) {
 		if index > last && p.o.Config().Fsync {
 			return fmt.Errorf("%w: there is a checkpoint of entry %d, the log ends at %d", ErrCorrupt, index, last)
 		}

@@ -256,7 +256,7 @@ func TestMachine(t *testing.T) {
 		c.sameState()
 		c.stopAll()
 		c.startAll()
-		l = c.leader()
+		c.leader()
 		c.converge()
 		for _, m := range c.members {
 			if n, sum := m.mach.values(); n != 4 || sum != 6 {

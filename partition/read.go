@@ -90,7 +90,7 @@ func (p *Partition) Read(r ReadRequest) (ReadResult, error) {
 		return res, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, r.Offset, err)
 	}
 	for i := range res.Ranges {
-		res.Bytes += int(res.Ranges[i].Len)
+		res.Bytes += res.Ranges[i].Len
 	}
 	return res, nil
 }

@@ -51,7 +51,8 @@ type seg struct {
 
 func segmentName(base int64) string { return fmt.Sprintf("%020d", base) }
 
-func (s *seg) logPath() string   { return filepath.Join(s.dir, segmentName(s.baseOffset)+logSuffix) }
+func (s *seg) logPath() string { return filepath.Join(s.dir, segmentName(s.baseOffset)+logSuffix) }
+
 func (s *seg) indexPath() string { return filepath.Join(s.dir, segmentName(s.baseOffset)+indexSuffix) }
 
 // pin opens the log file, or shares the open one, until unpin.

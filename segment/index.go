@@ -141,7 +141,7 @@ func (l *Log) flushIndex(d *indexRec) error {
 			return err
 		}
 		if w.written == 0 {
-			if err := f.Truncate(0); err == nil {
+			if err = f.Truncate(0); err == nil {
 				_, err = f.WriteAt(indexHeader(s.id), 0)
 			}
 			if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"math"
 	"testing"
@@ -130,7 +129,7 @@ func genEntries(t *rapid.T, m *model, most int) []NewEntry {
 	return es
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func smallConfig() Config { return Config{SegmentBytes: 4000, IndexIntervalBytes: 150, Fsync: true} }
 

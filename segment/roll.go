@@ -67,7 +67,7 @@ func (l *Log) settle() error {
 		l.o.Logger.Warn("index not written", "dir", l.o.Dir, "error", err)
 	}
 	if l.idx.f != nil {
-		err = l.idx.f.Close()
+		_ = l.idx.f.Close() // it can be rebuilt
 		l.idx.f = nil
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,8 +48,8 @@ func (l *Log) TruncateSuffix(first uint64) error {
 	}
 	if len(behind) > 0 {
 		l.closeActive(behind[len(behind)-1])
-		for i := len(behind) - 1; i >= 0; i-- {
-			if err := l.remove(behind[i]); err != nil {
+		for _, b := range slices.Backward(behind) {
+			if err := l.remove(b); err != nil {
 				return l.fail("truncate", err)
 			}
 		}

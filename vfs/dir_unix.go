@@ -25,6 +25,6 @@ func diskFree(name string) (free, total uint64, err error) {
 	if err := unix.Statfs(name, &st); err != nil {
 		return 0, 0, &os.PathError{Op: "statfs", Path: name, Err: err}
 	}
-	size := uint64(st.Bsize) //nolint:unconvert // its type differs between systems
-	return uint64(st.Bavail) * size, st.Blocks * size, nil
+	size := uint64(st.Bsize)
+	return uint64(st.Bavail) * size, st.Blocks * size, nil //nolint:unconvert // the type differs between systems
 }

@@ -141,8 +141,7 @@ func (c *Controller) applyHere(ctx context.Context, entry []byte) (answer, error
 	}
 	done := f.Response().(applied)
 	a := answer{version: f.Index(), result: done.result, leader: -1}
-	var refused *meta.Error
-	if errors.As(done.err, &refused) {
+	if refused, ok := errors.AsType[*meta.Error](done.err); ok {
 		a.refused = refused
 	} else if done.err != nil {
 		return a, done.err

@@ -111,7 +111,8 @@ func (e *edit) fence(id int32, incarnation uint64, fenced bool) error {
 	return nil
 }
 
-func (c FenceBroker) apply(e *edit) (any, error)   { return nil, e.fence(c.ID, c.Incarnation, true) }
+func (c FenceBroker) apply(e *edit) (any, error) { return nil, e.fence(c.ID, c.Incarnation, true) }
+
 func (c UnfenceBroker) apply(e *edit) (any, error) { return nil, e.fence(c.ID, c.Incarnation, false) }
 
 func (c RemoveBroker) apply(e *edit) (any, error) {

@@ -11,8 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-func ptr(s string) *string { return &s }
-
 // one of every kind, and its bytes: the log's format does not change by accident.
 var golden = []struct {
 	name string
@@ -20,20 +18,26 @@ var golden = []struct {
 	hex  string
 }{
 	{"SetClusterID", SetClusterID{ClusterID: "abc"}, "0101" + "03616263"},
-	{"RegisterBroker", RegisterBroker{Broker: Broker{ID: 1, Incarnation: 0x0102030405060708, Rack: "r", Version: "v", ClusterAddr: "h:1", Listeners: []Listener{{"PLAIN", "h", 9092}}}},
-		"0201" + "02" + "0102030405060708" + "0172" + "0176" + "03683a31" + "01" + "05504c41494e" + "0168" + "888e01" + "00"},
+	{
+		"RegisterBroker",
+		RegisterBroker{Broker: Broker{ID: 1, Incarnation: 0x0102030405060708, Rack: "r", Version: "v", ClusterAddr: "h:1", Listeners: []Listener{{"PLAIN", "h", 9092}}}},
+		"0201" + "02" + "0102030405060708" + "0172" + "0176" + "03683a31" + "01" + "05504c41494e" + "0168" + "888e01" + "00",
+	},
 	{"FenceBroker", FenceBroker{ID: 300, Incarnation: 1}, "0301" + "d804" + "0000000000000001"},
 	{"UnfenceBroker", UnfenceBroker{ID: 0, Incarnation: 2}, "0401" + "00" + "0000000000000002"},
 	{"RemoveBroker", RemoveBroker{ID: 3}, "0501" + "06"},
-	{"CreateTopic", CreateTopic{ID: TopicID{15: 9}, Name: "t", Internal: true, Partitions: [][]int32{{1, 2}, {2, 1}}, Configs: map[string]string{"b": "2", "a": ""}},
-		"0601" + strings.Repeat("00", 15) + "09" + "0174" + "01" + "02" + "020204" + "020402" + "02" + "0161" + "00" + "0162" + "0132"},
+	{
+		"CreateTopic",
+		CreateTopic{ID: TopicID{15: 9}, Name: "t", Internal: true, Partitions: [][]int32{{1, 2}, {2, 1}}, Configs: map[string]string{"b": "2", "a": ""}},
+		"0601" + strings.Repeat("00", 15) + "09" + "0174" + "01" + "02" + "020204" + "020402" + "02" + "0161" + "00" + "0162" + "0132",
+	},
 	{"DeleteTopic", DeleteTopic{ID: TopicID{0: 1}}, "0701" + "01" + strings.Repeat("00", 15)},
 	{"CreatePartitions", CreatePartitions{Topic: TopicID{0: 1}, From: 2, Partitions: [][]int32{{1}}}, "0801" + "01" + strings.Repeat("00", 15) + "04" + "01" + "0102"},
 	{"SetReplicas", SetReplicas{Topic: TopicID{0: 1}, Partition: 1, Epoch: -1, Nodes: []int32{1, 3}}, "0901" + "01" + strings.Repeat("00", 15) + "02" + "01" + "020206"},
 	{"ReplaceReplica", ReplaceReplica{Topic: TopicID{0: 1}, Partition: 1, ID: 300}, "0a01" + "01" + strings.Repeat("00", 15) + "02" + "ac02"},
 	{"ReplicasRemoved", ReplicasRemoved{Topic: TopicID{0: 1}, Partition: 1, IDs: []uint64{5, 6}}, "0b01" + "01" + strings.Repeat("00", 15) + "02" + "020506"},
-	{"SetTopicConfigs", SetTopicConfigs{Topic: TopicID{0: 1}, Set: map[string]*string{"b": nil, "a": ptr("1")}}, "0c01" + "01" + strings.Repeat("00", 15) + "02" + "0161" + "010131" + "0162" + "00" + "00"},
-	{"SetBrokerConfigs", SetBrokerConfigs{Node: -1, Set: map[string]*string{"a": ptr("1")}, ReplaceAll: true}, "0d01" + "01" + "01" + "0161" + "010131" + "01"},
+	{"SetTopicConfigs", SetTopicConfigs{Topic: TopicID{0: 1}, Set: map[string]*string{"b": nil, "a": new("1")}}, "0c01" + "01" + strings.Repeat("00", 15) + "02" + "0161" + "010131" + "0162" + "00" + "00"},
+	{"SetBrokerConfigs", SetBrokerConfigs{Node: -1, Set: map[string]*string{"a": new("1")}, ReplaceAll: true}, "0d01" + "01" + "01" + "0161" + "010131" + "01"},
 	{"AllocateProducerIDs", AllocateProducerIDs{Node: 2}, "0e01" + "04"},
 }
 
@@ -255,17 +259,17 @@ func TestTopics(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 
-	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"x": ptr("1")}})
-	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"k": nil, "y": ptr("2")}})
+	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"x": new("1")}})
+	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"k": nil, "y": new("2")}})
 	if got := fmt.Sprint(w.img.Topics["a.b"].Configs); got != "map[x:1 y:2]" {
 		t.Error(got)
 	}
-	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"z": ptr("3")}, ReplaceAll: true})
+	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"z": new("3")}, ReplaceAll: true})
 	if got := fmt.Sprint(w.img.TopicsByID[TopicID{1}].Configs); got != "map[z:3]" {
 		t.Error(got)
 	}
-	w.must(SetBrokerConfigs{Node: -1, Set: map[string]*string{"c": ptr("1")}})
-	w.must(SetBrokerConfigs{Node: 2, Set: map[string]*string{"c": ptr("2")}})
+	w.must(SetBrokerConfigs{Node: -1, Set: map[string]*string{"c": new("1")}})
+	w.must(SetBrokerConfigs{Node: 2, Set: map[string]*string{"c": new("2")}})
 	w.refused(SetBrokerConfigs{Node: 9}, ErrUnknownBroker)
 	if w.img.ClusterConfig["c"] != "1" || w.img.BrokerConfig[2]["c"] != "2" {
 		t.Error("broker configs")
@@ -313,7 +317,9 @@ func TestValidate(t *testing.T) {
 	w.must(CreateTopic{ID: TopicID{1}, Name: "have", Partitions: [][]int32{{1, 2, 3}, {2, 3, 1}}})
 	w.must(FenceBroker{ID: 3, Incarnation: 103})
 	policy := Policy{DefaultPartitions: 2, DefaultReplicationFactor: 2, MaxPartitionsPerTopic: 10, MaxPartitions: 20}
-	spec := func(name string, n int32, rf int16) TopicSpec { return TopicSpec{Name: name, Partitions: n, ReplicationFactor: rf} }
+	spec := func(name string, n int32, rf int16) TopicSpec {
+		return TopicSpec{Name: name, Partitions: n, ReplicationFactor: rf}
+	}
 	for _, c := range []struct {
 		spec TopicSpec
 		want *kerr.Error
@@ -368,11 +374,11 @@ func TestDiff(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	w.must(SetReplicas{Topic: TopicID{1}, Partition: 1, Epoch: -1, Nodes: []int32{2}})
-	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"x": ptr("1")}})
+	w.must(SetTopicConfigs{Topic: TopicID{1}, Set: map[string]*string{"x": new("1")}})
 	w.must(DeleteTopic{ID: TopicID{2}})
 	w.must(CreateTopic{ID: TopicID{3}, Name: "b", Partitions: [][]int32{{1}}})
 	w.must(FenceBroker{ID: 2, Incarnation: 102})
-	w.must(SetBrokerConfigs{Node: 1, Set: map[string]*string{"x": ptr("1")}})
+	w.must(SetBrokerConfigs{Node: 1, Set: map[string]*string{"x": new("1")}})
 	check := func(next *Image) {
 		t.Helper()
 		d := Diff(old, next)

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func (h *history) elect(t *rapid.T) {
 
 func (h *history) write(typ raft.LogType) {
 	i := uint64(len(h.log) + 1)
-	h.log = append(h.log[:len(h.log):len(h.log)], raft.Log{Index: i, Term: h.term, Type: typ, Data: fmt.Appendf(nil, "%d of %d", i, h.term)})
+	h.log = append(slices.Clip(h.log), raft.Log{Index: i, Term: h.term, Type: typ, Data: fmt.Appendf(nil, "%d of %d", i, h.term)})
 }
 
 func (h *history) look() { h.leaders = append(h.leaders, leaderView{h.term, h.commit, h.log}) }

@@ -107,7 +107,8 @@ func (e *Endpoint) Consumer() <-chan raft.RPC                               { re
 func (e *Endpoint) LocalAddr() raft.ServerAddress                           { return e.addr }
 func (e *Endpoint) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
 func (e *Endpoint) DecodePeer(b []byte) raft.ServerAddress                  { return raft.ServerAddress(b) }
-func (e *Endpoint) SetHeartbeatHandler(cb func(raft.RPC))                   { e.heartbeat.Store(&cb) }
+
+func (e *Endpoint) SetHeartbeatHandler(cb func(raft.RPC)) { e.heartbeat.Store(&cb) }
 
 // follower is what this replica, as a leader, knows of one other.
 type follower struct {

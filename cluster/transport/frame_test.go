@@ -21,17 +21,23 @@ func TestGoldenFrames(t *testing.T) {
 	}{
 		"header":    {appendHeader(nil, header{length: 258, typ: frameCall, flags: 1, kind: 7, id: 3}), "00000102 10 01 07 00 0000000000000003"},
 		"heartbeat": {appendHeartbeat(nil, r, 5), "0102030405060708 0000000000000009 0000000000000005"},
-		"append": {appendAppendPart(nil, appendPart{r, 1, 2, 3, 4, 5}),
-			"0102030405060708 0000000000000009 0000000000000001 0000000000000002 0000000000000003 0000000000000004 00000005"},
-		"append answer": {appendAppendAnswer(nil, &raft.AppendEntriesResponse{Term: 1, LastLog: 2, Success: true, NoRetryBackoff: true}),
-			"0000000000000001 0000000000000002 03"},
+		"append": {
+			appendAppendPart(nil, appendPart{r, 1, 2, 3, 4, 5}),
+			"0102030405060708 0000000000000009 0000000000000001 0000000000000002 0000000000000003 0000000000000004 00000005",
+		},
+		"append answer": {
+			appendAppendAnswer(nil, &raft.AppendEntriesResponse{Term: 1, LastLog: 2, Success: true, NoRetryBackoff: true}),
+			"0000000000000001 0000000000000002 03",
+		},
 		"vote":    {appendVote(nil, voteRequest{r, 1, 2, 3, true}), "0102030405060708 0000000000000009 0000000000000001 0000000000000002 0000000000000003 01"},
 		"verdict": {appendVerdict(nil, 6, true), "0000000000000006 01"},
 		"snapshot": {appendSnapshot(nil, r, &raft.InstallSnapshotRequest{
 			Term: 1, LastLogIndex: 2, LastLogTerm: 3, ConfigurationIndex: 4, Size: 5, SnapshotVersion: 1, Configuration: []byte{0xcc},
 		}), "0102030405060708 0000000000000009 0000000000000001 0000000000000002 0000000000000003 0000000000000004 0000000000000005 01 cc"},
-		"hello": {appendHello(nil, hello{low: 1, high: 1, class: classData, node: 2, incarnation: 3, session: 4, want: 5, cluster: "c", ver: "v"}),
-			"00000028 426c7361 01010200 00000002 0000000000000003 0000000000000004 00000005 0001 63 0001 76 0000"},
+		"hello": {
+			appendHello(nil, hello{low: 1, high: 1, class: classData, node: 2, incarnation: 3, session: 4, want: 5, cluster: "c", ver: "v"}),
+			"00000028 426c7361 01010200 00000002 0000000000000003 0000000000000004 00000005 0001 63 0001 76 0000",
+		},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
 		must(t, err)

@@ -13,6 +13,7 @@ func (e *Endpoint) decodeAppend(it *inbound) (*raft.AppendEntriesRequest, error)
 	q := &raft.AppendEntriesRequest{
 		RPCHeader: it.rpcHeader(), Term: p.term, PrevLogEntry: p.prevIndex, PrevLogTerm: p.prevTerm, LeaderCommitIndex: p.commit,
 	}
+	//lint:ignore SA1019 handlers of raft still read it
 	q.Leader = q.Addr
 	if p.count > 0 {
 		logs, err := e.group.DecodeEntries(p.prevIndex+1, it.entries)

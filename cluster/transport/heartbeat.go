@@ -99,6 +99,7 @@ func (b beat) run() {
 	h := b.it.rpcHeader()
 	resp := make(chan raft.RPCResponse, 1)
 	b.handle(raft.RPC{
+		//lint:ignore SA1019 handlers of raft still read it
 		Command:  &raft.AppendEntriesRequest{RPCHeader: h, Term: b.it.part.term, Leader: h.Addr},
 		RespChan: resp,
 	})

@@ -213,6 +213,7 @@ func (e *Endpoint) process(it *inbound) {
 			RPCHeader: it.rpcHeader(), Term: v.term, LastLogIndex: v.lastIndex, LastLogTerm: v.lastTerm,
 			LeadershipTransfer: v.transfer,
 		}
+		//lint:ignore SA1019 handlers of raft still read it
 		q.Candidate = q.Addr
 		e.hand(it, q)
 	case frameTimeoutNow:
@@ -251,6 +252,7 @@ func (e *Endpoint) probe(it *inbound, term uint64) (*raft.AppendEntriesResponse,
 	got := make(chan raft.RPCResponse, 1)
 	a := &pendingAnswer{it: it, resp: make(chan raft.RPCResponse, 1), after: func(r raft.RPCResponse) { got <- r }}
 	select {
+	//lint:ignore SA1019 handlers of raft still read it
 	case e.consumer <- raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: h, Term: term, Leader: h.Addr}, RespChan: a.resp}:
 		e.answers.push(a)
 	case <-e.ctx.Done():

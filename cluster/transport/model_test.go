@@ -258,10 +258,9 @@ func (fsmSnapshot) Release() {}
 
 // network is the brokers of a test on loopback.
 type network struct {
-	t       testing.TB
-	mu      sync.Mutex
-	addrs   map[int32]string
-	options func(*Options)
+	t     testing.TB
+	mu    sync.Mutex
+	addrs map[int32]string
 }
 
 func newNetwork(t testing.TB) *network { return &network{t: t, addrs: map[int32]string{}} }

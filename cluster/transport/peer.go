@@ -169,7 +169,7 @@ func (p *peer) run() {
 				return
 			}
 			reported = PeerEvent{Node: p.node, Refused: processGone(l.err), Err: l.err}
-			log.Warn("connection to broker lost", "process gone", reported.Refused, "error", l.err)
+			log.Warn("connection to broker lost", "process_gone", reported.Refused, "error", l.err)
 			p.m.o.OnPeer(reported)
 			if time.Since(since) > steady {
 				backoff = 0

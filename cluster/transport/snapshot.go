@@ -191,7 +191,7 @@ func (e *Endpoint) processSnapshot(it *inbound) {
 		e.finish(it, raft.RPCResponse{Error: fmt.Errorf("transport: the term of the local entry %d of %s is not known", q.LastLogIndex, e.addr)})
 		return
 	case snapshotWipe:
-		log.Warn("log diverges from the leader's snapshot and is emptied", "last index", e.group.LastIndex())
+		log.Warn("log diverges from the leader's snapshot and is emptied", "last_index", e.group.LastIndex())
 		err := ErrWiped
 		if werr := e.group.WipeForSnapshot(q.LastLogIndex, q.LastLogTerm); werr != nil {
 			err = fmt.Errorf("empty the log of %s for a snapshot: %w", e.addr, werr)

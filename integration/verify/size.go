@@ -21,7 +21,7 @@ import (
 // proc reads a broker's figures from /proc.
 func proc(n *harness.Node, file, key string) float64 {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", n.Pid(), file))
-	for _, line := range strings.Split(string(b), "\n") {
+	for line := range strings.SplitSeq(string(b), "\n") {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == key {
 			v, _ := strconv.ParseFloat(f[1], 64)
 			return v

@@ -73,8 +73,12 @@ func throughput(r *Run) error {
 		partitions, size, records int
 		bound                     float64
 	}{
-		{16, 100, 5_000_000, 500_000}, {16, 1024, 1_000_000, 100_000}, {16, 16 << 10, 60_000, 0},
-		{1, 100, 2_000_000, 0}, {1, 1024, 400_000, 0}, {1, 16 << 10, 40_000, 0},
+		{16, 100, 5_000_000, 500_000},
+		{16, 1024, 1_000_000, 100_000},
+		{16, 16 << 10, 60_000, 0},
+		{1, 100, 2_000_000, 0},
+		{1, 1024, 400_000, 0},
+		{1, 16 << 10, 40_000, 0},
 	} {
 		var rates, p50s, p99s []float64
 		n := k.records
@@ -107,7 +111,7 @@ func rawDisk(dir string) (mbps, syncs float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	defer f.Close()
 	block := make([]byte, 1<<20)
 	start := time.Now()

@@ -272,9 +272,8 @@ func TestValidateRefuses(t *testing.T) {
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: %v, want %v", name, err, c.err)
 		}
-		var inv *InvalidError
 		var at []int32
-		if errors.As(err, &inv) {
+		if inv, ok := errors.AsType[*InvalidError](err); ok {
 			for _, f := range inv.Faults {
 				at = append(at, f.Index)
 			}
@@ -311,7 +310,8 @@ func TestBombs(t *testing.T) {
 	stream := func(w interface {
 		Write([]byte) (int, error)
 		Close() error
-	}) {
+	},
+	) {
 		_, _ = w.Write(head)
 		for range size >> 20 {
 			_, _ = w.Write(zeros)

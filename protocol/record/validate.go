@@ -125,7 +125,7 @@ func (v *validator) record(r *Record) bool {
 
 func (v *validator) fault(err error, i int32, msg string) {
 	// INVALID_RECORD outranks INVALID_TIMESTAMP: the client must not retry with other times.
-	if v.err == nil || err == ErrInvalid {
+	if v.err == nil || err == ErrInvalid { //nolint:errorlint // our own bare value
 		v.err = err
 	}
 	v.faults = append(v.faults, Fault{Index: i, Message: msg})

@@ -161,7 +161,7 @@ func (w *walker) next(rec *Record) error {
 	for w.n-w.r < 5 && w.more() {
 	}
 	v, ln := uvarint(w.buf[w.r:w.n])
-	size := int64(unzigzag(v))
+	size := unzigzag(v)
 	if ln <= 0 || size < 0 || size > math.MaxInt32 {
 		return w.malformed("length")
 	}
