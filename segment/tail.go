@@ -145,7 +145,7 @@ func (l *Log) indexedDurably(s *seg) (bool, error) {
 	for i := 0; ; i++ {
 		r, err := readRec(f, id, i)
 		if err != nil {
-			return false, nil //nolint:nilerr // the records end here
+			return false, nil
 		}
 		if r.kind == recDurable {
 			return true, nil

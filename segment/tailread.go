@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/vfs"
@@ -115,11 +116,10 @@ func (t *tail) checksum(pos int64, e Entry) (bool, error) {
 		crc = crc32.Checksum(b[:prefixSize], castagnoli)
 	}
 	for at, end := pos+21, pos+int64(e.Size); at < end; {
-		b, err := t.view(at, 1)
-		if err != nil {
+		if _, err := t.view(at, 1); err != nil {
 			return false, err
 		}
-		b = t.have[at-t.start:]
+		b := t.have[at-t.start:]
 		b = b[:min(int64(len(b)), end-at)]
 		crc = crc32.Update(crc, castagnoli, b)
 		at += int64(len(b))
@@ -135,8 +135,8 @@ func (t *tail) used(pos int64) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		for i := len(b) - 1; i >= 0; i-- {
-			if b[i] != 0 {
+		for i, v := range slices.Backward(b) {
+			if v != 0 {
 				end = at + int64(i) + 1
 				break
 			}
