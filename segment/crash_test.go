@@ -35,8 +35,9 @@ func genSteps(t *rapid.T, kinds []string, n int) []step {
 				continue
 			}
 			lo := m.next() - uint64(min(len(m.entries), 12))
-			for lo < m.next() && m.entries[lo-m.first].BaseOffset < m.start {
-				lo++ // what lies below the log start is committed
+			for lo < m.next() && m.start > m.base &&
+				(m.entries[lo-m.first].NextOffset <= m.start || m.entries[lo-m.first].BaseOffset < m.start) {
+				lo++ // what lies below the log start is committed, and perhaps deleted
 			}
 			s.first = rapid.Uint64Range(lo, m.next()).Draw(t, "first")
 			m.truncate(s.first)
