@@ -130,7 +130,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 			kgo.ProducerLinger(0),
 			// A frozen broker answers nothing: the client must give up on it before it asks who leads now.
-			kgo.RequestTimeoutOverhead(time.Second), kgo.ProduceRequestTimeout(time.Second))
+			kgo.RequestTimeoutOverhead(500*time.Millisecond), kgo.ProduceRequestTimeout(time.Second))
 		if err != nil {
 			cancel()
 			rcancel()

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,51 +24,110 @@ import (
 // syncTrace runs three brokers under strace, produces marked records one at a time and checks for each one that before
 // the client's acknowledgement, on two brokers at least, the write of its bytes to a segment file was followed by a
 // completed fdatasync of that file.
+//
+// The same is then done with a build from which the syncs of files were taken out: it must fail, or the trace shows
+// nothing.
 func syncTrace(r *Run) error {
-	if _, err := exec.LookPath("strace"); err != nil {
-		return errors.New("needs strace (Debian: apt-get install strace)")
-	}
-	dir := filepath.Join(r.dir, "cluster")
-	c, err := harness.New(harness.Options{Nodes: 3, Dir: dir})
+	count := r.rounds(200, 40)
+	short, err := traceSyncs(r, "cluster", "", count)
 	if err != nil {
 		return err
+	}
+	r.most(fmt.Sprintf("of %d batches, acknowledged before synced on two brokers", count), "batches", float64(short), 0, nil)
+	bin, err := buildWithoutSyncs(r.dir)
+	if err != nil {
+		return err
+	}
+	short, err = traceSyncs(r, "without", bin, 20)
+	if err != nil {
+		return err
+	}
+	r.least("the same of 20, with the syncs taken out of the build", "batches", float64(short), 20, nil)
+	return nil
+}
+
+// buildWithoutSyncs builds the binary with a file system whose Sync does nothing.
+func buildWithoutSyncs(dir string) (string, error) {
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/balsa-broker/balsa/vfs").Output()
+	if err != nil {
+		return "", fmt.Errorf("find package vfs: %w", err)
+	}
+	source := filepath.Join(strings.TrimSpace(string(out)), "os_linux.go")
+	b, err := os.ReadFile(source)
+	if err != nil {
+		return "", err
+	}
+	const call = `return control(f, "fdatasync", unix.Fdatasync)`
+	if !strings.Contains(string(b), call) {
+		return "", fmt.Errorf("%s does not sync as this test knows it", source)
+	}
+	changed := filepath.Join(dir, "os_linux.go")
+	text := strings.Replace(string(b), call, "return nil", 1)
+	if err := os.WriteFile(changed, []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{source: changed}})
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "balsa-without-syncs")
+	cmd := exec.Command("go", "build", "-overlay", file, "-o", bin, "github.com/balsa-broker/balsa")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build without syncs: %w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+// traceSyncs returns how many of count batches were acknowledged before they were synced on two brokers.
+func traceSyncs(r *Run, name, bin string, count int) (int, error) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		return 0, errors.New("needs strace (Debian: apt-get install strace)")
+	}
+	trace := func(n *harness.Node) string { return filepath.Join(r.dir, fmt.Sprintf("trace-%s-%d", name, n.ID)) }
+	c, err := harness.New(harness.Options{Nodes: 3, Dir: filepath.Join(r.dir, name), Binary: bin})
+	if err != nil {
+		return 0, err
 	}
 	defer c.Close()
 	for _, n := range c.Nodes {
 		n.Wrap = []string{
-			"strace", "-f", "-ttt", "-y", "-s", "400", "-o", filepath.Join(r.dir, fmt.Sprintf("trace-%d", n.ID)),
+			"strace", "-f", "-ttt", "-T", "-y", "-s", "400", "-o", trace(n),
 			"-e", "trace=pwrite64,pwritev,pwritev2,write,writev,fdatasync,fsync,sync_file_range",
 		}
 	}
 	if err := c.Start(r.timeout(60 * time.Second)); err != nil {
-		return err
+		return 0, err
 	}
 	if err := c.CreateTopic(r.timeout(60*time.Second), "traced", 1, 3, nil); err != nil {
-		return err
+		return 0, err
 	}
 	cl, err := c.Client(kgo.DefaultProduceTopic("traced"), kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer cl.Close()
-	count := r.rounds(200, 40)
 	acked := make([]float64, count)
 	for i := range count {
 		ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
 		err := cl.ProduceSync(ctx, &kgo.Record{Value: []byte(marker(i))}).FirstErr()
 		cancel()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		acked[i] = float64(time.Now().UnixNano()) / 1e9
 	}
 	for _, n := range c.Nodes {
 		pid, err := tracee(n.Pid())
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := exec.Command("kill", "-TERM", strconv.Itoa(pid)).Run(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	end := time.Now().Add(30 * time.Second)
@@ -78,9 +138,9 @@ func syncTrace(r *Run) error {
 	}
 	durable := make([]int, count)
 	for _, n := range c.Nodes {
-		at, err := durableTimes(filepath.Join(r.dir, fmt.Sprintf("trace-%d", n.ID)), count)
+		at, err := durableTimes(trace(n), count)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for i := range count {
 			if at[i] > 0 && at[i] <= acked[i] {
@@ -94,8 +154,7 @@ func syncTrace(r *Run) error {
 			short++
 		}
 	}
-	r.most(fmt.Sprintf("of %d batches, acknowledged before synced on two brokers", count), "batches", float64(short), 0, nil)
-	return nil
+	return short, nil
 }
 
 func marker(i int) string { return fmt.Sprintf("marker-%06d-end", i) }
@@ -117,6 +176,16 @@ var (
 	syncCall   = regexp.MustCompile(`(?:fdatasync|fsync)\(\d+<([^>]*)>`)
 	markerText = regexp.MustCompile(`marker-(\d{6})-end`)
 )
+
+// took reads how long a call took, which strace -T puts at the line's end.
+func took(line string) float64 {
+	i := strings.LastIndexByte(line, '<')
+	if i < 0 {
+		return 0
+	}
+	d, _ := strconv.ParseFloat(strings.TrimSuffix(line[i+1:], ">"), 64)
+	return d
+}
 
 // durableTimes reads a trace: for each marker, when the first completed sync that began after the completed write of
 // its bytes to a .log file ended; 0 when none did.
@@ -183,14 +252,13 @@ func durableTimes(path string, count int) ([]float64, error) {
 			delete(pending, thread)
 			wrote(text)
 			if _, ok := syncFile[thread]; ok {
-				finish(thread, at, strings.HasSuffix(line, "= 0"))
+				finish(thread, at, strings.Contains(line, "= 0"))
 			}
 		default:
 			wrote(line)
 			if syncCall.MatchString(line) {
 				begin(thread, line)
-				// The line's time is the call's start; it ended before this thread's next line and is counted from here.
-				finish(thread, at, strings.Contains(line, "= 0"))
+				finish(thread, at+took(line), strings.Contains(line, "= 0"))
 			}
 		}
 	}

@@ -115,9 +115,54 @@ func main() {
 			break
 		}
 	}
+	if err := writeTable(*out); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	if failed {
 		os.Exit(1)
 	}
+}
+
+// writeTable puts the figures of all sections, of this and of earlier runs, into one page.
+func writeTable(dir string) error {
+	var b strings.Builder
+	b.WriteString("# Measured figures\n\nWritten by `make verify`; the distributions are in the JSON files beside this page.\n")
+	for _, s := range sections {
+		raw, err := os.ReadFile(filepath.Join(dir, s.name+".json"))
+		if err != nil {
+			continue
+		}
+		var doc struct {
+			Date    string
+			CPUs    int
+			Short   bool
+			Error   string
+			Figures []Figure
+		}
+		if err := json.Unmarshal(raw, &doc); err != nil {
+			return err
+		}
+		kind := ""
+		if doc.Short {
+			kind = ", short run"
+		}
+		fmt.Fprintf(&b, "\n## %s: %s\n\n%s, %d CPUs%s\n\n| figure | value | unit | spread | promised | met |\n|---|---|---|---|---|---|\n",
+			s.name, s.what, doc.Date, doc.CPUs, kind)
+		for _, f := range doc.Figures {
+			spread, met := "", ""
+			if len(f.Samples) > 1 {
+				spread = fmt.Sprintf("%.4g to %.4g of %d", percentile(f.Samples, 0), percentile(f.Samples, 1), len(f.Samples))
+			}
+			if f.Bound != "" {
+				met = map[bool]string{true: "yes", false: "**no**"}[f.Met]
+			}
+			fmt.Fprintf(&b, "| %s | %.5g | %s | %s | %s | %s |\n", f.Name, f.Value, f.Unit, spread, f.Bound, met)
+		}
+		if doc.Error != "" {
+			fmt.Fprintf(&b, "\nFailed: %s\n", doc.Error)
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "figures.md"), []byte(b.String()), 0o644)
 }
 
 // most notes a figure that must be at most bound.
