@@ -66,7 +66,7 @@ image: build
 
 up: image ## three brokers in containers: 127.0.0.1:19092, 29092, 39092
 	$(COMPOSE) up -d
-	@for port in 19644 29644 39644; do $(BALSA) health --http 127.0.0.1:$$port --wait 90s; done
+	@for port in $${CLUSTER_HTTP_1:-19644} $${CLUSTER_HTTP_2:-29644} $${CLUSTER_HTTP_3:-39644}; do $(BALSA) health --http 127.0.0.1:$$port --wait 90s; done
 	@echo "ready: balsa cluster status --brokers 127.0.0.1:19092,127.0.0.1:29092,127.0.0.1:39092"
 
 down: ## remove the containers; V=1 also removes their volumes

@@ -116,7 +116,7 @@ func printDevReady(w io.Writer, all []*settings, dir string) {
 	for _, s := range all {
 		kafka = append(kafka, s.listeners[0].advertise)
 	}
-	fmt.Fprintf(w, "balsa %s is ready: %s at %s, data in %s\n\n", Version, plural(len(all), "broker"), strings.Join(kafka, ","), dir)
+	fmt.Fprintf(w, "%s is ready: %s at %s, data in %s\n\n", nameAndVersion(), plural(len(all), "broker"), strings.Join(kafka, ","), dir)
 	program := programName()
 	fmt.Fprintf(w, "  %s cluster status\n", program)
 	fmt.Fprintf(w, "  %s topic create orders --partitions 6\n", program)

@@ -31,6 +31,7 @@ func produceCommand() *cli.Command {
 			compressionFlag("none"), acksFlag(),
 			&cli.BoolFlag{Name: "null", Aliases: []string{"Z"}, Usage: "an empty value is null (a tombstone)"},
 			&cli.IntFlag{Name: "max-line-bytes", Value: 64 << 20, Usage: "a longer line is an error"},
+			outputFlag(),
 		),
 		Action: produce,
 	}
@@ -112,6 +113,9 @@ func produce(c *cli.Context) error {
 	stop()
 	if err != nil {
 		return fmt.Errorf("%w (%s acknowledged)", err, plural(int(p.acknowledged.Load()), "record"))
+	}
+	if jsonOutput(c) {
+		return printJSON(c.App.Writer, map[string]any{"topic": args[0], "records": p.acknowledged.Load(), "bytes": p.bytes.Load()})
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s to %s\n", plural(int(p.acknowledged.Load()), "record"), args[0])
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -155,15 +156,24 @@ func printReady(w io.Writer, s *settings, r *running) {
 	if first != defaultBrokers {
 		brokers = " --brokers " + first
 	}
-	fmt.Fprintf(w, "balsa %s is ready: broker %d at %s, data in %s\n\n", Version, s.config.NodeID(), first, s.config.DataDir())
+	fmt.Fprintf(w, "%s is ready: broker %d at %s, data in %s\n\n", nameAndVersion(), s.config.NodeID(), first, s.config.DataDir())
 	program := programName()
 	fmt.Fprintf(w, "  %s topic create greetings%s\n", program, brokers)
 	fmt.Fprintf(w, "  echo hello | %s produce greetings%s\n", program, brokers)
 	fmt.Fprintf(w, "  %s consume greetings%s\n", program, brokers)
 	if r.httpAddress != "" {
-		fmt.Fprintf(w, "  health, metrics and status: http://%s/\n", r.httpAddress)
+		fmt.Fprintf(w, "  health, metrics and status: http://%s/\n", fromHere(r.httpAddress))
 	}
 	fmt.Fprintln(w, "\nCtrl-C stops it.")
+}
+
+// fromHere is a listening address as a client on this host writes it: a wildcard becomes loopback.
+func fromHere(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return address
 }
 
 func newLogger(w io.Writer, b *config.Broker) *slog.Logger {

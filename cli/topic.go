@@ -95,7 +95,7 @@ func topicCreate(c *cli.Context) error {
 			Factor     int16  `json:"replication_factor,omitempty"`
 			Status     string `json:"status"`
 		}
-		var results []result
+		results := []result{}
 		var failures []error
 		for _, name := range topics {
 			a, ok := answers[name]
@@ -191,6 +191,24 @@ func topicListCommand() *cli.Command {
 	}
 }
 
+// topicStatus is what became of a topic.
+type topicStatus struct {
+	Topic  string `json:"topic"`
+	Status string `json:"status"`
+}
+
+func printStatuses(c *cli.Context, all []topicStatus) error {
+	if jsonOutput(c) {
+		return printJSON(c.App.Writer, all)
+	}
+	for _, s := range all {
+		if _, err := fmt.Fprintf(c.App.Writer, "%s: %s\n", s.Topic, s.Status); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func topicAlterCommand() *cli.Command {
 	return &cli.Command{
 		Name: "alter", Usage: "change a topic's configuration or add partitions", ArgsUsage: "TOPIC...",
@@ -202,6 +220,7 @@ func topicAlterCommand() *cli.Command {
 			configFlag("set `KEY=VALUE`; may be given several times"),
 			&cli.StringSliceFlag{Name: "delete-config", Aliases: []string{"d"}, Usage: "return `KEY` to its default"},
 			&cli.IntFlag{Name: "partitions", Aliases: []string{"p"}, Usage: "`N` partitions in all"},
+			outputFlag(),
 		),
 		Action: topicAlter,
 	}
@@ -253,10 +272,11 @@ func topicAlter(c *cli.Context) error {
 		if len(failures) > 0 {
 			return errors.Join(failures...)
 		}
+		done := []topicStatus{}
 		for _, t := range topics {
-			fmt.Fprintf(c.App.Writer, "%s: altered\n", t)
+			done = append(done, topicStatus{t, "altered"})
 		}
-		return nil
+		return printStatuses(c, done)
 	})
 }
 
@@ -266,7 +286,7 @@ func topicDeleteCommand() *cli.Command {
 		Description: "Examples:\n" +
 			"  balsa topic delete orders\n" +
 			"  balsa topic delete orders --if-exists      exits 0 if there is no such topic",
-		Flags: clientFlags(&cli.BoolFlag{Name: "if-exists", Usage: "a topic that is not there is not an error"}),
+		Flags: clientFlags(&cli.BoolFlag{Name: "if-exists", Usage: "a topic that is not there is not an error"}, outputFlag()),
 		Action: func(c *cli.Context) error {
 			topics, err := arguments(c, 1, -1, "TOPIC")
 			if err != nil {
@@ -278,17 +298,18 @@ func topicDeleteCommand() *cli.Command {
 					return err
 				}
 				var failures []error
+				done := []topicStatus{}
 				for _, a := range answers.Sorted() {
 					switch {
 					case errors.Is(a.Err, kerr.UnknownTopicOrPartition) && c.Bool("if-exists"):
-						fmt.Fprintf(c.App.Writer, "%s: not there\n", a.Topic)
+						done = append(done, topicStatus{a.Topic, "not there"})
 					case a.Err != nil:
 						failures = append(failures, brokerError(a.Topic, a.Err, a.ErrMessage))
 					default:
-						fmt.Fprintf(c.App.Writer, "%s: deleted\n", a.Topic)
+						done = append(done, topicStatus{a.Topic, "deleted"})
 					}
 				}
-				return errors.Join(failures...)
+				return errors.Join(append(failures, printStatuses(c, done))...)
 			})
 		},
 	}

@@ -14,6 +14,14 @@ func versionString() string {
 	return Version + " (" + Commit + ")"
 }
 
+// nameAndVersion is the program with its version. A build without one is just balsa: "balsa dev" would be the command.
+func nameAndVersion() string {
+	if Version == "dev" {
+		return "balsa"
+	}
+	return "balsa " + Version
+}
+
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "version", Usage: "print the version",

@@ -115,6 +115,16 @@ func New(o Options) (*Cluster, error) {
 	return c, nil
 }
 
+// Attach is a cluster of brokers that somebody else runs (containers), given their Kafka and HTTP addresses. Clients,
+// loads and WaitReady of its nodes work; starting and stopping is the other's.
+func Attach(kafka, http []string) *Cluster {
+	c := &Cluster{o: Options{Nodes: len(kafka)}}
+	for i := range kafka {
+		c.Nodes = append(c.Nodes, &Node{ID: i + 1, KafkaAddr: kafka[i], HTTPAddr: http[i], c: c})
+	}
+	return c
+}
+
 // Add prepares one more broker. One added after New joins the others and never bootstraps.
 func (c *Cluster) Add(id int) (*Node, error) {
 	n := &Node{ID: id, c: c, Dir: filepath.Join(c.o.Dir, fmt.Sprintf("broker-%d", id))}
@@ -164,7 +174,7 @@ func (n *Node) NewAddresses() error {
 		n.KafkaAddr, n.ClusterAddr, n.GossipAddr, n.HTTPAddr = host+":9092", host+":9192", host+":9193", host+":9644"
 		return nil
 	}
-	p, err := freePorts(4)
+	p, err := FreePorts(4)
 	if err != nil {
 		return err
 	}
@@ -173,9 +183,9 @@ func (n *Node) NewAddresses() error {
 	return nil
 }
 
-// freePorts finds ports that are free for TCP and UDP, below the range from which the system takes the ports of outgoing
+// FreePorts finds ports that are free for TCP and UDP, below the range from which the system takes the ports of outgoing
 // connections: such a one could take a stopped broker's port.
-func freePorts(n int) ([]int, error) {
+func FreePorts(n int) ([]int, error) {
 	var ports []int
 	for tries := 0; len(ports) < n; tries++ {
 		if tries > 1000 {
