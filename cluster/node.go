@@ -238,18 +238,43 @@ func (n *Node) handOver(ctx context.Context) {
 		if p == nil {
 			continue
 		}
-		if _, leading := p.Leading(); !leading || len(r.voters()) < 2 {
+		if _, leading := p.Leading(); !leading {
+			continue
+		}
+		heir, ok := n.heir(r)
+		if !ok {
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := p.TransferLeadership(ctx, partition.Replica{}); err != nil {
+			if err := p.TransferLeadership(ctx, heir); err != nil {
 				n.log.Debug("Handing leadership over", "topic", r.topic, "partition", r.key.part, "err", err)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// heir is the voter on a living broker that has most of the log; none when the living voters are no majority, with
+// whom nobody could be elected.
+func (n *Node) heir(r *replica) (heir partition.Replica, ok bool) {
+	voters := r.voters()
+	living := 0
+	var most uint64
+	for _, v := range voters {
+		if n.gone(v.Node) {
+			continue
+		}
+		living++
+		if v == r.self {
+			continue
+		}
+		if match, _ := n.progress(r, v); !ok || match > most {
+			heir, most, ok = v, match, true
+		}
+	}
+	return heir, ok && living > len(voters)/2
 }
 
 // stop ends the loops and closes everything, in the order in which one needs the other.

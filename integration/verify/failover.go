@@ -31,6 +31,27 @@ func ready(r *Run) error {
 	return nil
 }
 
+func stopAll(r *Run) error {
+	c, err := r.cluster(3, "cluster")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.CreateTopic(r.timeout(30*time.Second), "stop", 12, 3, nil); err != nil {
+		return err
+	}
+	var s []float64
+	for _, n := range c.Nodes {
+		start := time.Now()
+		if err := n.Stop(); err != nil {
+			return err
+		}
+		s = append(s, time.Since(start).Seconds())
+	}
+	r.most("SIGTERM to exit, worst of three in turn", "s", percentile(s, 1), 3, s)
+	return nil
+}
+
 // faultGaps kills or freezes the leader's broker again and again under load and returns the longest time, in
 // milliseconds, without an acknowledgement on a partition that it led.
 func faultGaps(r *Run, rounds int, fault func(n *harness.Node) error, undo func(n *harness.Node) error) ([]float64, error) {

@@ -45,6 +45,7 @@ var sections = []struct {
 	f    func(r *Run) error
 }{
 	{"ready", "a single broker from start to ready", ready},
+	{"stop", "a whole cluster stopped gracefully, one broker after the other", stopAll},
 	{"failover", "write gap after kill -9 of a leader's broker", failover},
 	{"frozen", "write gap after a leader's broker freezes", frozen},
 	{"slow", "a slow leader keeps its term", slowLeader},
