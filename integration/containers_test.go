@@ -5,14 +5,17 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,7 +44,7 @@ func composeCommand(ctx context.Context) ([]string, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("neither docker compose nor docker-compose is installed")
+	return nil, errors.New("neither docker compose nor docker-compose is installed")
 }
 
 // command runs a program and gives up after two minutes. It doesn't end with the test: cleaning up uses it too.
@@ -82,6 +85,9 @@ func startContainers(t *testing.T) *containers {
 	}
 	c.Cluster = harness.Attach(kafka, http)
 
+	remove := func() error {
+		return errors.Join(c.run("down", "--volumes", "--remove-orphans", "--timeout", "1"), docker("image", "rm", "--force", image))
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, n := range c.Nodes {
@@ -89,13 +95,22 @@ func startContainers(t *testing.T) *containers {
 				t.Logf("--- broker %d\n%s", n.ID, out)
 			}
 		}
-		if err := c.run("down", "--volumes", "--remove-orphans", "--timeout", "1"); err != nil {
-			t.Error(err)
-		}
-		if err := docker("image", "rm", "--force", image); err != nil {
+		if err := remove(); err != nil {
 			t.Error(err)
 		}
 	})
+	// An interrupted test runs no cleanup, and containers outlive it.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-interrupted:
+			fmt.Fprintln(os.Stderr, "interrupted; removing the containers", remove())
+			os.Exit(130)
+		case <-t.Context().Done():
+			signal.Stop(interrupted)
+		}
+	}()
 	buildImage(t, image)
 	must(t, c.run("up", "-d"))
 	must(t, c.ready(t))
