@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,7 +137,7 @@ func buildImage(t *testing.T, image string) {
 }
 
 func (c *containers) run(args ...string) error {
-	_, err := command(c.env, append(append(c.compose[:len(c.compose):len(c.compose)], "--file", filepath.Join("..", "docker-compose.yml")), args...)...)
+	_, err := command(c.env, append(append(slices.Clip(c.compose), "--file", filepath.Join("..", "docker-compose.yml")), args...)...)
 	return err
 }
 
