@@ -194,7 +194,7 @@ func (l *Log) create(firstIndex uint64) error {
 	}
 	if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
 		f.Close()
-		return err
+		return l.fail("sync the folder", err) // asked again it might say yes though the name is lost
 	}
 	s.file, s.refs = f, 1
 	s.headerSize = int64(len(l.header(s)))

@@ -249,3 +249,55 @@ func TestKillThenPowerLoss(t *testing.T) {
 		verify(rt, l, m)
 	})
 }
+
+// TestRule8KillAtEveryOperation: the process is killed at each operation of the file system in turn, starts again, and
+// goes on; then power goes. Names count like bytes: what the second process acknowledged is there.
+func TestRule8KillAtEveryOperation(t *testing.T) {
+	for n := 1; ; n++ {
+		fs := crashfs.New(uint64(n))
+		o := Options{FS: fs, Dir: "/log", Logger: quiet(), BootID: "boot-1", Sync: NewSyncer(1), Config: func() Config {
+			return Config{Fsync: true, SegmentBytes: 3000, IndexIntervalBytes: 1}
+		}}
+		left := n
+		fs.SetHook(func(crashfs.Op, string) error {
+			if left--; left == 0 {
+				fs.Kill()
+			}
+			return nil
+		})
+		m := &model{}
+		l, err := Open(o)
+		for i := 0; i < 6 && err == nil; i++ {
+			es := []NewEntry{{Index: max(m.next(), 1), Term: 1, Type: Noop}}
+			if i > 0 {
+				es = batches(m, 3, 400)
+			}
+			if err = l.Append(es); err == nil {
+				m.add(es)
+			}
+		}
+		done := left > 0
+		fs.SetHook(nil)
+		fs = fs.Kill()
+		for outcome := range 4 {
+			o.FS, o.BootID = fs, "boot-1"
+			if outcome == 0 {
+				l, err = Open(o)
+				must(t, err)
+				last := l.LastIndex()
+				if last+1 < m.next() {
+					t.Fatalf("operation %d: the log ends at %d of %d", n, last, m.next()-1)
+				}
+				must(t, l.Append([]NewEntry{{Index: last + 1, Term: 2, Type: Noop}}))
+				o.DurableIndex = last + 1
+			}
+			o.FS, o.BootID = fs.Crash(), "boot-2"
+			if _, err := Open(o); err != nil {
+				t.Fatalf("operation %d, outcome %d: %v", n, outcome, err)
+			}
+		}
+		if done {
+			return
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -105,6 +106,88 @@ func TestFailedSync(t *testing.T) {
 		both := m.clone()
 		both.add(lost)
 		verify(t, l, outcome(t, l, m, both, true))
+	}
+}
+
+// TestRule8FailedSyncThenKill: after a failed sync the page cache shows entries as clean that never reached the disk. The
+// next start of the process must not count them as they are: what it shows survives the loss of power.
+func TestRule8FailedSyncThenKill(t *testing.T) {
+	for seed := range uint64(30) {
+		for _, again := range []bool{false, true} { // the first start's own sync fails, too
+			fs := crashfs.New(seed)
+			l, o, m := testLog(t, fs, Config{Fsync: true})
+			mustAppend(t, l, m, batches(m, 5, 700))
+			hook := func(op crashfs.Op, name string) error {
+				if op == crashfs.OpSync && filepath.Ext(name) == logSuffix {
+					return syscall.EIO
+				}
+				return nil
+			}
+			fs.SetHook(hook)
+			if err := l.Append(batches(m, 5, 700)); !errors.Is(err, ErrFailed) {
+				t.Fatal(err)
+			}
+			fs = fs.Kill()
+			o.FS = fs
+			if again {
+				if _, err := Open(o); !errors.Is(err, syscall.EIO) {
+					t.Fatalf("open with a failing sync: %v", err)
+				}
+			}
+			fs.SetHook(nil)
+			l, err := Open(o)
+			must(t, err)
+			shown := l.LastIndex()
+			if shown < m.next()-1 {
+				t.Fatalf("entries up to %d were acknowledged, the log ends at %d", m.next()-1, shown)
+			}
+			o.FS, o.BootID, o.DurableIndex = fs.Crash(), "boot-2", shown
+			if _, err = Open(o); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+	}
+}
+
+// TestRule8WaitersOfAFailedSync: who joined while a sync ran that failed must not take the next one's success for his:
+// the kernel tells an error once.
+func TestRule8WaitersOfAFailedSync(t *testing.T) {
+	fs := crashfs.New(1)
+	f, err := fs.OpenFile("/f", os.O_RDWR|os.O_CREATE, 0o644)
+	must(t, err)
+	s := NewSyncer(1)
+	begun, release := make(chan struct{}), make(chan struct{})
+	var n int
+	fs.SetHook(func(op crashfs.Op, name string) error {
+		if op != crashfs.OpSync {
+			return nil
+		}
+		if n++; n == 1 {
+			close(begun)
+			<-release
+			return syscall.EIO
+		}
+		return nil
+	})
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- s.Sync(Append{File: f}) }()
+	<-begun
+	go func() { second <- s.Sync(Append{File: f}) }()
+	for joined := false; !joined; {
+		s.mu.Lock()
+		joined = s.files[f].next != nil
+		s.mu.Unlock()
+		runtime.Gosched()
+	}
+	close(release)
+	if err := <-first; !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	if err := <-second; !errors.Is(err, syscall.EIO) {
+		t.Fatalf("the sync after a failed one says %v", err)
+	}
+	if err := s.Sync(Append{File: f}); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("a later sync says %v", err)
 	}
 }
 

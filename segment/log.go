@@ -3,6 +3,8 @@ package segment
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sort"
 	"sync"
 	"time"
@@ -26,6 +28,8 @@ type Log struct {
 	flushing  bool // a flush of the background is on its way
 	closed    bool
 	failed    error
+	// distrusted: Open found that the log had failed in this run of the machine.
+	distrusted bool
 
 	// mu guards the picture that readers take; it is never held over I/O. Only the writer changes it (holding wmu too),
 	// so the writer reads it without mu.
@@ -116,10 +120,26 @@ func (l *Log) usable() error {
 func (l *Log) fail(what string, err error) error {
 	if l.failed == nil {
 		l.failed = fmt.Errorf("%s: %w", what, err)
+		l.distrust()
 		l.o.Logger.Error("log takes no more appends", "dir", l.o.Dir, "doing", what, "error", err)
 	}
 	return fmt.Errorf("%w: %w", ErrFailed, l.failed)
 }
+
+// distrust notes, for the next start in this run of the machine, that the page cache may show entries as clean that never
+// reached the disk (safety rule 8): Open then writes what is not known durable once more. After a restart of the machine
+// the cache is gone, so the note need not be durable. When it cannot be written, little else can.
+func (l *Log) distrust() {
+	f, err := l.o.FS.OpenFile(l.distrustPath(), os.O_RDWR|os.O_CREATE, 0o644)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		l.o.Logger.Error("cannot note that the log failed", "dir", l.o.Dir, "error", err)
+	}
+}
+
+func (l *Log) distrustPath() string { return filepath.Join(l.o.Dir, "distrust") }
 
 // FirstIndex and LastIndex are 0 when the log is empty and never held anything; after prefix deletion of
 // everything FirstIndex is LastIndex+1.

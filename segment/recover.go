@@ -50,8 +50,31 @@ func (l *Log) open() error {
 	if st != nil {
 		l.adopt(st)
 	}
+	switch _, err := l.o.FS.Stat(l.distrustPath()); {
+	case err == nil:
+		l.distrusted = true
+		l.o.Logger.Warn("the log failed before: what is not known durable is written again", "dir", l.o.Dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
 	if err := l.recoverSegments(st, bases); err != nil {
 		return err
+	}
+	if l.distrusted {
+		if err := l.o.FS.Remove(l.distrustPath()); err != nil {
+			return err
+		}
+		l.distrusted = false
+	}
+	if !l.rec.Clean { // a process that was killed may have made files whose names are not durable
+		if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
+			return fmt.Errorf("sync the folder: %w", err)
+		}
+		if st == nil { // nor the folder's own, perhaps
+			if err := l.o.FS.SyncDir(filepath.Dir(l.o.Dir)); err != nil {
+				return fmt.Errorf("sync the folder above: %w", err)
+			}
+		}
 	}
 	l.startOffset = min(l.startOffset, l.nextOffset) // what it named may be lost without Config.Fsync
 	if last := l.lastIndex(); l.o.DurableIndex > last {

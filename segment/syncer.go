@@ -32,9 +32,13 @@ type Syncer struct {
 
 // fileSync is the syncs of one file: at most one runs and one waits to start. Whoever comes while one runs joins the
 // one that waits: only a sync that starts after the write covers it.
+//
+// After a sync that failed every later one of the file fails, too: the system tells the error once, and the pages that
+// it lost count as clean (safety rule 8).
 type fileSync struct {
 	running bool
 	next    *syncRound
+	err     error
 }
 
 type syncRound struct {
@@ -71,6 +75,10 @@ func (s *Syncer) Sync(a Append) error {
 		fs = &fileSync{}
 		s.files[a.File] = fs
 	}
+	if fs.err != nil {
+		s.mu.Unlock()
+		return fs.err
+	}
 	if r := fs.next; r != nil { // joins a sync that has not started
 		s.mu.Unlock()
 		<-r.done
@@ -86,14 +94,24 @@ func (s *Syncer) Sync(a Append) error {
 	fs.running = true
 	s.mu.Unlock()
 	r.err = s.syncFile(a.File)
+	s.after(a.File, fs, r.err)
 	close(r.done)
-	s.after(a.File, fs)
 	return r.err
 }
 
-// after starts the sync that gathered waiters during the one that ended.
-func (s *Syncer) after(f vfs.File, fs *fileSync) {
+// after starts the sync that gathered waiters during the one that ended with err.
+func (s *Syncer) after(f vfs.File, fs *fileSync, err error) {
 	s.mu.Lock()
+	if err != nil {
+		fs.err, fs.running = err, false
+		if fs.next != nil {
+			fs.next.err = err
+			close(fs.next.done)
+			fs.next = nil
+		}
+		s.mu.Unlock()
+		return
+	}
 	if fs.next == nil {
 		fs.running = false
 		delete(s.files, f)
@@ -109,9 +127,18 @@ func (s *Syncer) after(f vfs.File, fs *fileSync) {
 		s.mu.Unlock()
 		r.err = s.sync(f)
 		<-s.slots
+		s.after(f, fs, r.err)
 		close(r.done)
-		s.after(f, fs)
 	}()
+}
+
+// dismiss forgets a file that is closed.
+func (s *Syncer) dismiss(f vfs.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fs := s.files[f]; fs != nil && !fs.running && fs.next == nil {
+		delete(s.files, f)
+	}
 }
 
 func (s *Syncer) syncFile(f vfs.File) error {

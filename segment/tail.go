@@ -262,6 +262,10 @@ func (l *Log) replay(s *seg, f vfs.File, seen []indexRec, end indexRec) error {
 // recoverTail reads and checks all frames from s.size on, cuts a torn end, and makes the rest durable.
 func (l *Log) recoverTail(s *seg, t *tail, last bool) error {
 	interval := l.config().IndexIntervalBytes
+	durable := s.size
+	if durable <= s.headerSize {
+		durable = 0
+	}
 	for s.size < t.size {
 		c := s.end()
 		e, err := t.frame(c, l.lastTerm())
@@ -279,7 +283,14 @@ func (l *Log) recoverTail(s *seg, t *tail, last bool) error {
 			l.flushIndexLogged(nil)
 		}
 	}
+	if l.distrusted {
+		if err := t.rewrite(durable, s.size); err != nil {
+			return err
+		}
+	}
 	if err := l.o.Sync.Sync(Append{File: t.f, Len: int(s.size)}); err != nil {
+		l.distrust()
+		l.o.Sync.dismiss(t.f)
 		return fmt.Errorf("sync: %w", err)
 	}
 	if last && !l.markDue(s.size) {

@@ -51,6 +51,23 @@ func (t *tail) view(pos int64, n int) ([]byte, error) {
 	return t.have[:n], nil
 }
 
+// rewrite writes the bytes from..to, which were read and checked, once more where they are, so that a sync has to bring
+// them to the disk.
+func (t *tail) rewrite(from, to int64) error {
+	buf := make([]byte, tailBuffer)
+	for at := from; at < to; {
+		n := min(int64(len(buf)), to-at)
+		if k, err := t.f.ReadAt(buf[:n], at); int64(k) < n {
+			return fmt.Errorf("read at %d: %w", at, err)
+		}
+		if _, err := t.f.WriteAt(buf[:n], at); err != nil {
+			return fmt.Errorf("write again at %d: %w", at, err)
+		}
+		at += n
+	}
+	return nil
+}
+
 // header parses the file's header.
 func (t *tail) header() (fileHeader, error) {
 	b, err := t.view(0, maxHeader)
