@@ -357,6 +357,30 @@ func TestRule6DivergentLogIsWiped(t *testing.T) {
 	})
 }
 
+// Rule 6: between the request to wipe and the wipe itself another leader may have put the log right. What was then
+// acknowledged is not thrown away.
+func TestRule6WipeOfALogPutRightMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1)
+		c.startAll()
+		l := c.leader()
+		c.fill(l, 1, 0, 5)
+		last := l.p.LastIndex()
+		term, _ := l.p.Term(last)
+		before := l.p.group.Load()
+		l.p.requestRestart(restartRequest{floor: last, term: term, why: "a snapshot that the log matches by now"})
+		c.until("the restart", func() bool { return l.p.group.Load() != before })
+		c.leader()
+		if got := l.p.LastIndex(); got < last || l.p.HighWatermark() != 5 {
+			t.Errorf("the log ends at %d, had %d; high watermark %d", got, last, l.p.HighWatermark())
+		}
+		if got := c.append(l, batch(1, 1, 0, 5, "x")); got != 5 {
+			t.Errorf("offset %d", got)
+		}
+		c.stopAll()
+	})
+}
+
 // Rule 6: a crash in the midst of a wipe or an install is finished by the next start.
 func TestRule6CrashDuringWipeAndInstall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -154,12 +154,22 @@ func (g *guard) Close() (err error) {
 // votes is the group's stable store. Raft panics when it cannot save a term, and the term of a heartbeat is saved on the
 // transport's goroutine; so a failure to save one stops this group and is not told (safety rule 7): nothing is stored and
 // no vote is given after it, and a term that nobody voted in may be forgotten.
+//
+// Raft handles heartbeats beside its own goroutine, and the two together can set the term back. The newer term stays, and
+// the group starts again on it.
 type votes struct {
 	raft.StableStore
 	p *Partition
+
+	mu   sync.Mutex
+	high uint64 // of the terms given to be saved
 }
 
 func (v *votes) SetUint64(key []byte, val uint64) error {
+	if string(key) == keyCurrentTerm && v.termBack(val) {
+		v.p.requestRestart(restartRequest{why: "the term was about to be set back"})
+		return nil
+	}
 	err := v.p.failed()
 	if err == nil {
 		if err = v.StableStore.SetUint64(key, val); err != nil {
@@ -171,6 +181,19 @@ func (v *votes) SetUint64(key []byte, val uint64) error {
 		return nil
 	}
 	return err
+}
+
+func (v *votes) termBack(val uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.high == 0 {
+		v.high, _ = v.GetUint64([]byte(keyCurrentTerm))
+	}
+	if val < v.high {
+		return true
+	}
+	v.high = val
+	return false
 }
 
 func (v *votes) Set(key, val []byte) error {

@@ -342,7 +342,9 @@ func (p *Partition) restartIfAsked() {
 	p.group.Load().stop()
 	err := func() error {
 		p.bg.Wait()
-		if r.floor > 0 {
+		if r.floor > 0 && !p.differs(r.floor, r.term) {
+			p.logger.Info("the log was put right meanwhile and is kept", "index", r.floor)
+		} else if r.floor > 0 {
 			if err := p.startWipe(r.floor); err != nil {
 				return err
 			}

@@ -216,6 +216,29 @@ func TestRule7StoreFailureStopsTheGroup(t *testing.T) {
 	}
 }
 
+// Rule 7: Raft's heartbeat path can set a term back that its main path has just raised. The newer term stays, and the group
+// starts again on it; the replica is not lost for that.
+func TestRule7TermDoesNotGoBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1)
+		c.startAll()
+		l := c.leader()
+		c.fill(l, 1, 0, 3)
+		before := l.p.group.Load()
+		term := before.raft.CurrentTerm()
+		if err := (&votes{StableStore: l.p.o.Votes, p: l.p}).SetUint64([]byte(keyCurrentTerm), term-1); err != nil {
+			t.Errorf("Raft panics on %v", err)
+		}
+		if v, err := l.p.o.Votes.GetUint64([]byte(keyCurrentTerm)); err != nil || v != term {
+			t.Errorf("term %d was set back to %d, %v", term, v, err)
+		}
+		c.until("the restart", func() bool { return l.p.group.Load() != before })
+		c.leader()
+		c.fill(l, 1, 3, 3)
+		c.stopAll()
+	})
+}
+
 // failingVotes cannot save anything any more.
 type failingVotes struct {
 	raft.StableStore

@@ -391,7 +391,7 @@ func (p *Partition) startRaft() error {
 		return err
 	}
 	trans := guardTransport(p, inner)
-	r, err := raft.NewRaft(c, (*fsm)(p), (*logStore)(p), &votes{p.o.Votes, p}, &snapshotStore{p: p, starting: true}, trans)
+	r, err := raft.NewRaft(c, (*fsm)(p), (*logStore)(p), &votes{StableStore: p.o.Votes, p: p}, &snapshotStore{p: p, starting: true}, trans)
 	if err != nil {
 		if t, ok := trans.(raft.WithClose); ok {
 			err = errors.Join(err, t.Close())

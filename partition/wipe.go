@@ -14,6 +14,7 @@ import (
 // restartRequest asks the loop to start the group again, and before that to wipe the log when floor > 0.
 type restartRequest struct {
 	floor uint64
+	term  uint64 // of the leader's entry floor
 	why   string
 }
 
@@ -24,12 +25,17 @@ const wipeName = "wipe"
 // noted, the caller gets ErrRestarting, and the leader's next attempt finds an empty log. Until the log has reached
 // lastIndex again this replica neither votes nor stands: it has acknowledged entries below.
 func (p *Partition) WipeForSnapshot(lastIndex, lastTerm uint64) error {
-	term, ok := p.log.Term(lastIndex)
-	if lastIndex <= p.Committed() || !ok || term == lastTerm || lastIndex > p.log.LastIndex() {
+	if !p.differs(lastIndex, lastTerm) {
 		return fmt.Errorf("wipe for snapshot at entry %d of term %d: the log does not differ there", lastIndex, lastTerm)
 	}
-	p.requestRestart(restartRequest{floor: lastIndex, why: "the log differs from the leader's snapshot"})
+	p.requestRestart(restartRequest{floor: lastIndex, term: lastTerm, why: "the log differs from the leader's snapshot"})
 	return ErrRestarting
+}
+
+// differs says whether the log holds an uncommitted entry index of another term.
+func (p *Partition) differs(index, term uint64) bool {
+	have, ok := p.log.Term(index)
+	return ok && have != term && index > p.Committed() && index <= p.log.LastIndex()
 }
 
 func (p *Partition) requestRestart(r restartRequest) {
