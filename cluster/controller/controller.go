@@ -103,7 +103,7 @@ func (c *Controller) openDir() (err error) {
 		return err
 	}
 	c.store.first, c.snapshots.first = c.mark, c.mark
-	c.store.snapshot = c.snapshots.newest
+	c.store.snapshot, c.store.stop = c.snapshots.newest, c.fail
 
 	member, err := wasMember(dir)
 	if err != nil {

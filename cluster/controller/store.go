@@ -23,7 +23,10 @@ type store struct {
 	first func() error
 	// snapshot is the newest one's meta; nil until there is a snapshot store.
 	snapshot func() *raft.SnapshotMeta
+	// stop ends the member after an error that raft cannot live with (safety rule 7).
+	stop func(error)
 
+	truncated             bool // a suffix was cut since the last append; only raft's goroutine
 	firstIndex, lastIndex atomic.Uint64
 
 	mu       sync.Mutex // guards what follows; raft's vote and heartbeat paths may meet
@@ -33,6 +36,7 @@ type store struct {
 	voteCand []byte
 	heldTerm uint64 // LastVoteTerm as raft set it, not yet on disk
 	held     bool
+	dead     error // a term could not be stored
 }
 
 // Keys of the stable store. raft's LastVoteTerm and LastVoteCand live in one key, see Set.
@@ -50,7 +54,11 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the controller's log %s: %w", path, err)
 	}
-	s := &store{bolt: b}
+	s := &store{bolt: b, stop: func(error) {}}
+	// bbolt syncs the file, not its name, nor the folder's.
+	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+		return nil, errors.Join(fmt.Errorf("sync the controller's folder %s: %w", dir, err), b.Close())
+	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the controller's log %s: %w", path, err), b.Close())
 	}
@@ -116,8 +124,13 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		return nil
 	}
 	if err := s.bolt.StoreLogs(logs); err != nil {
-		return fmt.Errorf("store the controller's log: %w", err)
+		err = fmt.Errorf("store the controller's log: %w", err)
+		if s.truncated {
+			s.stop(err) // raft believes the entries that were cut to be there still
+		}
+		return err
 	}
+	s.truncated = false
 	if s.lastIndex.Load() == 0 {
 		if err := s.first(); err != nil {
 			return err
@@ -132,6 +145,7 @@ func (s *store) DeleteRange(first, last uint64) error {
 	if err := s.bolt.DeleteRange(first, last); err != nil {
 		return fmt.Errorf("delete %d to %d of the controller's log: %w", first, last, err)
 	}
+	s.truncated = last >= s.lastIndex.Load()
 	return s.bounds()
 }
 
@@ -164,7 +178,10 @@ func (s *store) SetUint64(key []byte, v uint64) error {
 			return nil
 		}
 		if err := s.bolt.SetUint64(key, v); err != nil {
-			return fmt.Errorf("store the controller's term: %w", err)
+			// raft would panic, and take every partition of the broker down. No vote is given after this.
+			s.dead = fmt.Errorf("store the controller's term: %w", err)
+			s.stop(s.dead)
+			return nil
 		}
 		s.term, s.hasTerm = v, true
 		return nil
@@ -179,6 +196,9 @@ func (s *store) SetUint64(key []byte, v uint64) error {
 func (s *store) Set(key, v []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.dead != nil {
+		return s.dead
+	}
 	if string(key) != keyVoteCand {
 		return s.bolt.Set(key, v)
 	}

@@ -72,6 +72,42 @@ func TestVoteIsWrittenWhole(t *testing.T) {
 	check(s.close())
 }
 
+// Rule 7: what raft cannot live with stops this member, and no more: a store that fails after a truncation, and a term
+// that cannot be saved, on which raft would panic.
+func TestRule7StoreFailuresStopTheMember(t *testing.T) {
+	s := openTestStore(t, t.TempDir())
+	var stopped error
+	s.stop = func(err error) { stopped = err }
+	logs := func(term uint64, from, to uint64) (out []*raft.Log) {
+		for i := from; i <= to; i++ {
+			out = append(out, &raft.Log{Index: i, Term: term})
+		}
+		return out
+	}
+	if err := errors.Join(s.StoreLogs(logs(1, 1, 9)), s.DeleteRange(5, 9)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StoreLogs(logs(2, 5, 6)); err != nil || stopped != nil {
+		t.Fatal(err, stopped)
+	}
+	if err := s.DeleteRange(6, 6); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil { // from here on every write fails
+		t.Fatal(err)
+	}
+	if err := s.StoreLogs(logs(3, 6, 6)); err == nil || stopped == nil {
+		t.Errorf("a store failed after a truncation: %v, stopped by %v", err, stopped)
+	}
+	stopped = nil
+	if err := s.SetUint64([]byte(keyTerm), 9); err != nil || stopped == nil {
+		t.Errorf("a term could not be saved: raft panics on %v, stopped by %v", err, stopped)
+	}
+	if err := s.Set([]byte(keyVoteCand), []byte("1/7")); err == nil {
+		t.Error("a vote after that")
+	}
+}
+
 func TestLogBounds(t *testing.T) {
 	s := openTestStore(t, t.TempDir())
 	marked := 0

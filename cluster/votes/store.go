@@ -10,11 +10,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/balsa-broker/balsa/vfs"
 )
 
 var (
@@ -132,6 +135,10 @@ func (s *Store) load(path string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("votes: read %s: %w", path, err)
+	}
+	// bbolt syncs the file, not its name.
+	if err := vfs.OS().SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("votes: sync the folder of %s: %w", path, err)
 	}
 	return nil
 }
