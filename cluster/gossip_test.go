@@ -25,10 +25,13 @@ func testGossip(t *testing.T, m member, join ...string) *gossip {
 	return g
 }
 
+// hangs is when a test gives up. It says nothing of how fast a broker is: the machine may be busy.
+const hangs = 2 * time.Minute
+
 // until waits for a condition; the limit only ends a test that failed.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(hangs)
 	for !cond() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
