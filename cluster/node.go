@@ -144,6 +144,7 @@ func (n *Node) listen() error {
 	n.mux, err = transport.New(transport.Options{
 		Node: n.self, Incarnation: n.identity.Incarnation, ClusterID: n.clusterID, Version: n.opt.Version, Listener: l,
 		Resolve: n.resolve, OnPeer: n.onPeer, Logger: n.log,
+		Heartbeat: n.timing.Gather, Repeat: n.timing.Repeat,
 	})
 	if err != nil {
 		_ = l.Close()

@@ -80,6 +80,10 @@ func (o Options) withDefaults() (Options, error) {
 	def(&t.Election, c.RaftElection())
 	def(&t.Lease, c.RaftLeaderLease())
 	def(&t.Commit, c.RaftCommit())
+	// An idle follower counts as in sync from one repeat of the commit index to the next: these must come in time.
+	lag := c.ReplicaLagTimeMax()
+	t.Commit = min(t.Commit, max(lag/6, 10*time.Millisecond))
+	def(&t.Repeat, min(lag/3, 10*time.Second))
 	def(&t.Retention, c.RetentionCheckInterval())
 	def(&t.Rebalance, c.LeaderImbalanceCheckInterval())
 	o.Timing = t.withDefaults()

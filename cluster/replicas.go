@@ -124,6 +124,7 @@ const (
 	parallelOpens   = 128
 	maxTopicInName  = 180 // a folder's name has at most 255 bytes; the replica id makes it unique
 	replicaRetry    = 5 * time.Second
+	reconcilePause  = 20 * time.Millisecond
 	closeAllTimeout = 30 * time.Second
 )
 
@@ -243,7 +244,7 @@ func (rs *replicas) reconcile(img *meta.Image) {
 	if rs.closed {
 		return
 	}
-	wanted := make(map[uint64]bool)
+	wanted := make(map[uint64]bool, len(rs.byID))
 	for _, t := range img.Topics {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
@@ -280,10 +281,6 @@ func (rs *replicas) reconcile(img *meta.Image) {
 }
 
 func (rs *replicas) wantLocked(t *meta.Topic, p *meta.Partition, mr meta.Replica, now time.Time) {
-	order := make([]partition.Replica, len(p.Replicas))
-	for i, r := range p.Replicas {
-		order[i] = partition.Replica{Node: r.Node, ID: r.ID}
-	}
 	r := rs.byID[mr.ID]
 	if r == nil {
 		r = &replica{
@@ -293,7 +290,11 @@ func (rs *replicas) wantLocked(t *meta.Topic, p *meta.Partition, mr meta.Replica
 		rs.byID[mr.ID] = r
 		rs.byKey[r.key] = r
 	}
-	if o := r.order.Load(); o == nil || !equalReplicas(*o, order) {
+	if o := r.order.Load(); o == nil || !sameOrder(*o, p.Replicas) {
+		order := make([]partition.Replica, len(p.Replicas))
+		for i, r := range p.Replicas {
+			order[i] = partition.Replica{Node: r.Node, ID: r.ID}
+		}
 		r.order.Store(&order)
 	}
 	if r.busy || r.p.Load() != nil || now.Before(r.retryAt) {
@@ -311,12 +312,12 @@ func (rs *replicas) wantLocked(t *meta.Topic, p *meta.Partition, mr meta.Replica
 	rs.startLocked(func() { rs.openOne(r, bootstrap, func() config.Topic { return *cfg.Load() }) })
 }
 
-func equalReplicas(a, b []partition.Replica) bool {
+func sameOrder(a []partition.Replica, b []meta.Replica) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i] != b[i] {
+		if a[i] != (partition.Replica{Node: b[i].Node, ID: b[i].ID}) {
 			return false
 		}
 	}

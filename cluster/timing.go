@@ -13,6 +13,10 @@ type Timing struct {
 	// Raft's of a partition group. Failure detection is not theirs: they are slow so that a thousand groups idle.
 	Heartbeat, Election, Lease, Commit time.Duration
 
+	// Repeat is how often an idle leader tells a follower that knows the commit index the same again; Gather the
+	// interval in which heartbeats and the like are gathered into one write to a broker.
+	Repeat, Gather time.Duration
+
 	// Controller group: its own, faster, timers.
 	Controller controller.Timing
 
@@ -57,7 +61,9 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Heartbeat, 10*time.Second)
 	def(&t.Election, 10*time.Second)
 	def(&t.Lease, 5*time.Second)
-	def(&t.Commit, time.Second)
+	def(&t.Commit, 2*time.Second)
+	def(&t.Repeat, 10*time.Second)
+	def(&t.Gather, 100*time.Millisecond)
 	// A busy disk or processor holds a controller up for a second now and then; a dead one is replaced by
 	// replaceController, not by this timer.
 	def(&t.Controller.Heartbeat, 2*time.Second)

@@ -151,6 +151,8 @@ func (n *Node) imageLoop(ctx context.Context) {
 			return
 		case <-changed:
 		case <-n.again:
+			// A thousand replicas that are opened each ask for another pass, which looks at all of them.
+			sleep(ctx, reconcilePause)
 		case <-retry.C:
 		}
 	}
@@ -234,7 +236,7 @@ func (n *Node) leadersLoop(ctx context.Context) {
 			if !leading {
 				continue
 			}
-			nodes := inSyncNodes(r, p.Status().InSync)
+			nodes := inSyncNodes(r, p.InSync())
 			l, ok := n.leaders.get(r.key)
 			if ok && l.node == n.self && l.epoch == epoch && sameNodes(l.inSync, nodes) && !l.resigned {
 				continue

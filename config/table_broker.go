@@ -133,7 +133,7 @@ var brokerSettings = []*Setting{
 	brokerRow("balsa.raft.heartbeat.timeout.ms", Long, ReadOnly, "10000", "Silence after which a follower looks for another leader (dead brokers are noticed much sooner, by gossip and connections).").with(between(100, 600_000)),
 	brokerRow("balsa.raft.election.timeout.ms", Long, ReadOnly, "10000", "How long a candidate waits for votes.").with(between(100, 600_000)),
 	brokerRow("balsa.raft.leader.lease.ms", Long, ReadOnly, "5000", "A leader that has not heard from a majority for this long steps down; at most half of the heartbeat timeout.").with(between(50, 300_000)),
-	brokerRow("balsa.raft.commit.timeout.ms", Long, ReadOnly, "1000", "Idle time after which a leader tells its followers the commit index.").with(between(10, 600_000)),
+	brokerRow("balsa.raft.commit.timeout.ms", Long, ReadOnly, "2000", "Idle time after which a leader tells its followers the commit index.").with(between(10, 600_000)),
 }
 
 func throttled() (func(string) error, string) {

@@ -90,6 +90,12 @@ func (p *Partition) members() (voters, learners []Replica) {
 	return voters, learners
 }
 
+// InSync are the leader and the voters within replica.lag.time.max.ms, as this replica, if it leads, sees them.
+func (p *Partition) InSync() []Replica {
+	voters, _ := p.members()
+	return p.inSyncVoters(voters)
+}
+
 func (p *Partition) inSyncVoters(voters []Replica) []Replica {
 	var in []Replica
 	for _, v := range voters {

@@ -147,6 +147,9 @@ const behindEntries = 512
 // Only real answers of the follower reach Consumer: Raft takes whatever arrives there for a sign of life of the
 // follower, and would extend the leader's lease by an error. After an error the next AppendEntries fails, and Raft
 // leaves the pipeline.
+//
+// Raft sends an AppendEntries without entries after each CommitTimeout. One that would tell the follower nothing new is
+// dropped here, without an answer, but for one per Options.Repeat: that a follower lives is known from the heartbeats.
 type pipeline struct {
 	e     *Endpoint
 	c     *conn
@@ -156,7 +159,14 @@ type pipeline struct {
 
 	mu     sync.Mutex
 	err    error
+	told   told
 	closed chan struct{}
+}
+
+// told is what the follower is known to know: its log equals the leader's up to end, of which commit is committed.
+type told struct {
+	end, commit uint64
+	at          time.Time // when the request that said so was sent
 }
 
 // AppendEntriesPipeline implements raft.Transport.
@@ -179,6 +189,9 @@ func (e *Endpoint) AppendEntriesPipeline(_ raft.ServerID, a raft.ServerAddress) 
 func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if p.e.group.LastIndex() > q.PrevLogEntry+uint64(len(q.Entries))+behindEntries {
 		return nil, errBehind
+	}
+	if p.nothingNew(q) {
+		return droppedAppend(q, resp), nil
 	}
 	select {
 	case p.slots <- struct{}{}:
@@ -216,6 +229,17 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, resp *raft.Append
 	return f, nil
 }
 
+// nothingNew: the follower has answered a request that said the same, not long ago, and the pipeline is whole.
+func (p *pipeline) nothingNew(q *raft.AppendEntriesRequest) bool {
+	if len(q.Entries) > 0 || p.c.ctx.Err() != nil || p.e.ctx.Err() != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err == nil && q.PrevLogEntry == p.told.end && q.LeaderCommitIndex <= p.told.commit &&
+		time.Since(p.told.at) < p.e.m.o.Repeat
+}
+
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,6 +254,12 @@ func (p *pipeline) finish(f *appendFuture, r raft.AppendEntriesResponse, err err
 		f.err = err
 	} else {
 		*f.resp = r
+		if r.Success {
+			end := f.req.PrevLogEntry + uint64(len(f.req.Entries))
+			p.mu.Lock()
+			p.told = told{end: end, commit: min(f.req.LeaderCommitIndex, end), at: f.start}
+			p.mu.Unlock()
+		}
 	}
 	close(f.done)
 	if err == nil {
@@ -258,6 +288,16 @@ type appendFuture struct {
 	resp  *raft.AppendEntriesResponse
 	done  chan struct{}
 	err   error
+}
+
+// errDropped: the request was not sent, as it says nothing new. Raft does not look at a pipeline's future but when it
+// comes back from Consumer, and this one does not.
+var errDropped = errors.New("transport: nothing new to tell")
+
+func droppedAppend(q *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) raft.AppendFuture {
+	f := &appendFuture{start: time.Now(), req: q, resp: resp, done: make(chan struct{}), err: errDropped}
+	close(f.done)
+	return f
 }
 
 func (f *appendFuture) Error() error {

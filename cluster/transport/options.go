@@ -35,6 +35,9 @@ type Options struct {
 	// Heartbeat is the interval within which traffic that can wait (idle heartbeats and the empty AppendEntries that
 	// carry a commit index) is gathered into one write per connection. Default 25 ms.
 	Heartbeat time.Duration
+	// Repeat is how often a follower that knows all is told so again. In between, empty AppendEntries that say nothing
+	// new are not sent, so Progress is as old as that. Default 10 s.
+	Repeat time.Duration
 	// RPCTimeout bounds heartbeats, votes and TimeoutNow. Default 5 s.
 	RPCTimeout time.Duration
 	// AppendTimeout bounds the time without progress of an AppendEntries; it must tolerate slow fsyncs. Default 30 s.
@@ -82,6 +85,7 @@ func (o *Options) setDefaults() error {
 		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 	}
 	def(&o.Heartbeat, 25*time.Millisecond)
+	def(&o.Repeat, 10*time.Second)
 	def(&o.RPCTimeout, 5*time.Second)
 	def(&o.AppendTimeout, 30*time.Second)
 	def(&o.ConnectWait, 15*time.Second)

@@ -198,3 +198,80 @@ func TestProgress(t *testing.T) {
 		t.Fatalf("%d %v", f.match, f.caughtUp)
 	}
 }
+
+// An empty AppendEntries that tells a follower what it has already answered is not sent, and nobody answers for it. What
+// is new goes out: entries, a commit index, the same once more after Repeat, and anything on another pipeline.
+func TestPipelineTellsOnce(t *testing.T) {
+	it := newInboxTest(t, func(o *Options) { o.Repeat = time.Hour })
+	var p raft.AppendPipeline
+	send := func(q *raft.AppendEntriesRequest, goesOut bool) {
+		t.Helper()
+		_, err := p.AppendEntries(q, &raft.AppendEntriesResponse{})
+		must(t, err)
+		if !goesOut {
+			if n := len(p.Consumer()) + len(it.take()); n != 0 {
+				t.Fatalf("%d signs of a request that tells nothing new", n)
+			}
+			return
+		}
+		if f := <-p.Consumer(); f.Request() != q || !f.Response().Success {
+			t.Fatalf("answer to %+v: %+v", f.Request(), f.Response())
+		}
+		if n := len(it.take()); n != 1 {
+			t.Fatalf("%d requests instead of one", n)
+		}
+	}
+	empty := func(prev, commit uint64) *raft.AppendEntriesRequest {
+		q := appendReq(prev, 1)
+		q.LeaderCommitIndex = commit
+		return q
+	}
+	p = pipelined(t, it)
+	send(empty(5, 4), true) // first of its pipeline
+	send(empty(5, 4), false)
+	send(empty(5, 3), false)
+	send(empty(5, 5), true) // commits more
+	send(empty(5, 5), false)
+	q := appendReq(5, 1, "x")
+	q.LeaderCommitIndex = 6 // more than it can commit before it is stored: clamped to 6 at most
+	send(q, true)
+	send(empty(6, 6), false)
+	send(empty(7, 6), true) // behind entries that the follower is not known to have
+	p = pipelined(t, it)
+	send(empty(7, 6), true)
+	send(empty(7, 6), false)
+
+	// A refusal tells nothing.
+	it.mu.Lock()
+	it.answer = func(any) (any, error) { return &raft.AppendEntriesResponse{Term: 1}, nil }
+	it.mu.Unlock()
+	p = pipelined(t, it)
+	for range 2 {
+		_, err := p.AppendEntries(empty(7, 6), &raft.AppendEntriesResponse{})
+		must(t, err)
+		if f := <-p.Consumer(); f.Response().Success {
+			t.Fatal("success")
+		}
+	}
+	it.take()
+	it.mu.Lock()
+	it.answer = nil
+	it.mu.Unlock()
+
+	// Repeated in time.
+	it.leader.m.o.Repeat = time.Nanosecond
+	p = pipelined(t, it)
+	send(empty(7, 6), true)
+	send(empty(7, 6), true)
+
+	// A lost connection is found out by the next request, whatever it says.
+	it.leader.m.o.Repeat = time.Hour
+	p = pipelined(t, it)
+	send(empty(7, 6), true)
+	pr, err := it.leader.m.peer(2)
+	must(t, err)
+	pr.connected().fail(errors.New("cable cut"))
+	if _, err := p.AppendEntries(empty(7, 6), &raft.AppendEntriesResponse{}); err == nil {
+		t.Fatal("a lost pipeline goes on")
+	}
+}
