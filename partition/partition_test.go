@@ -267,3 +267,36 @@ func TestMachine(t *testing.T) {
 		c.stopAll()
 	})
 }
+
+// Rule 16: a leader that was cut off gives no answer that cannot be taken back.
+func TestRule16StaleLeaderIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3)
+		c.startAll()
+		l := c.leader()
+		c.fill(l, 1, 0, 5)
+		c.converge()
+		for _, m := range c.members {
+			c.net.setCut(l.r, m.r, true)
+		}
+		if _, ok := l.p.Leading(); !ok {
+			t.Fatal("it knows already")
+		}
+		hw := l.p.HighWatermark()
+		_, err := l.p.Read(ReadRequest{Offset: hw + 1, CurrentEpoch: -1, LastFetchedEpoch: -1, MaxBytes: 100})
+		if err == nil || errors.Is(err, ErrOffsetOutOfRange) {
+			t.Errorf("read above its high watermark: %v", err)
+		}
+		if _, _, _, err := l.p.OffsetForTime(t.Context(), 1<<60); err == nil {
+			t.Error("it says that no record is as late as that")
+		}
+		if _, err := l.p.DeleteRecords(t.Context(), hw+1); err == nil || errors.Is(err, ErrOffsetOutOfRange) {
+			t.Errorf("delete above its high watermark: %v", err)
+		}
+		for _, m := range c.members {
+			c.net.setCut(l.r, m.r, false)
+		}
+		c.converge()
+		c.stopAll()
+	})
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/vfs"
+	"github.com/balsa-broker/balsa/vfs/crashfs"
 )
 
 // makeBatch builds a batch of n records as far as segment looks at it: the records' bytes are opaque.
@@ -449,4 +450,25 @@ func TestModel(t *testing.T) {
 		})
 		must(rt, l.Close())
 	})
+}
+
+// Rule 21: Raft's own entries take an index and a frame and no offset, and the leader epoch fits an int32.
+func TestRule21OwnEntriesTakeNoOffset(t *testing.T) {
+	l, _, _ := testLog(t, crashfs.New(1), Config{Fsync: true})
+	must(t, l.Append([]NewEntry{
+		{Index: 2, Term: 1, Type: Barrier},
+		{Index: 3, Term: 1, Type: Configuration, Data: []byte("servers")},
+		{Index: 4, Term: 1, Type: Void},
+	}))
+	if l.NextOffset() != 0 || l.LastIndex() != 4 {
+		t.Fatalf("next offset %d, last index %d", l.NextOffset(), l.LastIndex())
+	}
+	must(t, l.Append([]NewEntry{{Index: 5, Term: 1, Type: Batch, Data: makeBatch(2, 1, nil)}}))
+	if e, err := l.Entry(5); err != nil || e.BaseOffset != 0 || e.NextOffset != 2 {
+		t.Fatalf("%+v %v", e, err)
+	}
+	must(t, l.Append([]NewEntry{{Index: 6, Term: math.MaxInt32, Type: Noop}}))
+	if err := l.Append([]NewEntry{{Index: 7, Term: math.MaxInt32 + 1, Type: Noop}}); !errors.Is(err, ErrInvalid) {
+		t.Fatalf("a term that is no leader epoch: %v", err)
+	}
 }
