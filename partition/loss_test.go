@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -420,4 +421,77 @@ func TestHighWatermarkNeverFalls(t *testing.T) {
 		}
 		c.stopAll()
 	})
+}
+
+// Rules 1, 8 and 12: the process is killed at each operation of the file system in turn, from the making of the replica
+// to its clean end; the next one goes on, and then power goes. The replica is never taken for a lost one, and has all that
+// it acknowledged.
+func TestRule8KillAtEveryOperation(t *testing.T) {
+	for n := 1; ; n++ {
+		done := false
+		synctest.Test(t, func(t *testing.T) {
+			c := newTestCluster(t, 1)
+			c.topic.SegmentBytes = 700
+			m := c.members[0]
+			m.dir = "/data/topic-0"
+			disk := crashfs.New(uint64(n))
+			if err := errors.Join(disk.MkdirAll("/data", 0o755), disk.SyncDir("/")); err != nil { // the broker's part
+				t.Fatal(err)
+			}
+			c.fs = func(*member) vfs.FS { return disk }
+			boot := "boot 1"
+			c.mod = func(o *Options) { o.BootID = boot }
+			defer func() {
+				if t.Failed() {
+					t.Logf("killed at operation %d", n)
+				}
+			}()
+			var left atomic.Int64
+			left.Store(int64(n))
+			killed := disk
+			disk.SetHook(func(crashfs.Op, string) error {
+				if left.Add(-1) == 0 {
+					killed.Kill()
+				}
+				return nil
+			})
+			acked := 0
+			if p, err := Open(c.options(m)); err == nil {
+				m.p = p
+				m.live.Store(p)
+				c.until("a leader, or the end", func() bool { _, ok := p.Leading(); return ok || left.Load() <= 0 })
+				for acked < 6 && p.Append(batch(1, 1, 0, int32(acked), strings.Repeat("x", 200)), -1, time.Second).Result().Err == nil {
+					acked++
+				}
+				m.dead = true
+				c.stop(m)
+				m.dead = false
+			}
+			done = left.Load() > 0
+			disk.SetHook(nil)
+			disk = disk.Kill()
+			c.start(m)
+			c.leader()
+			if hw := int(m.p.HighWatermark()); hw < acked || hw > acked+1 {
+				t.Errorf("operation %d: %d records were acknowledged, %d are there", n, acked, hw)
+			}
+			hw := int(m.p.HighWatermark())
+			c.append(m, batch(1, 1, 0, int32(hw), "y"))
+			next := disk.Crash()
+			m.dead = true
+			c.stop(m)
+			m.dead = false
+			disk, boot = next, "boot 2"
+			c.start(m)
+			c.leader()
+			if got := int(m.p.HighWatermark()); got != hw+1 {
+				t.Errorf("operation %d: %d records after the loss of power, want %d", n, got, hw+1)
+			}
+			c.stopAll()
+		})
+		if done || t.Failed() {
+			t.Logf("%d operations", n)
+			return
+		}
+	}
 }
