@@ -7,11 +7,14 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+
+	"github.com/balsa-broker/balsa/cluster/votes"
 )
 
 // store is the log and the stable store of the controller group over one bbolt file. Every call that writes has
@@ -48,13 +51,24 @@ const (
 	keyWipe     = "Wipe" // see wipe.go
 )
 
+// reserveBytes of disk are taken at once, so that the controller's log goes on while the disk is full (safety rule 14).
+const reserveBytes = 8 << 20
+
 func openStore(dir string) (*store, error) {
 	path := filepath.Join(dir, "raft.db")
-	b, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	b, err := raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		// bbolt makes a file that grows at least as large as its map: the two sizes are one.
+		BoltOptions: &bbolt.Options{Timeout: time.Second, InitialMmapSize: reserveBytes},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open the controller's log %s: %w", path, err)
 	}
 	s := &store{bolt: b, stop: func(error) {}}
+	// A disk that is full already has no room for a reserve; what is there must be served all the same.
+	if err := votes.Reserve(path, reserveBytes); err != nil && !errors.Is(err, syscall.ENOSPC) {
+		return nil, errors.Join(fmt.Errorf("reserve %d bytes for the controller's log %s: %w", reserveBytes, path, err), b.Close())
+	}
 	// bbolt syncs the file, not its name, nor the folder's.
 	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
 		return nil, errors.Join(fmt.Errorf("sync the controller's folder %s: %w", dir, err), b.Close())

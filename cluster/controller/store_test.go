@@ -3,6 +3,8 @@ package controller
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -105,6 +107,26 @@ func TestRule7StoreFailuresStopTheMember(t *testing.T) {
 	}
 	if err := s.Set([]byte(keyVoteCand), []byte("1/7")); err == nil {
 		t.Error("a vote after that")
+	}
+}
+
+// Rule 14: the log's file owns its reserve of the disk, also after it was written to and opened again.
+func TestReserve(t *testing.T) {
+	dir := t.TempDir()
+	for round := range uint64(3) {
+		s := openTestStore(t, dir)
+		for i := range uint64(50) {
+			if err := s.StoreLog(&raft.Log{Index: round*50 + i + 1, Term: 1, Data: make([]byte, 3000)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, "raft.db"))
+		if err != nil || info.Size() != reserveBytes {
+			t.Fatalf("%v, %v", info.Size(), err)
+		}
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve makes the file own its first n bytes of disk, whatever is written there already.
-func reserve(path string, n int64) error {
+// Reserve makes the file own its first n bytes of disk, whatever is written there already.
+func Reserve(path string, n int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:forbidigo // bbolt's file, not one of the log's
 	if err != nil {
 		return err

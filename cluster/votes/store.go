@@ -109,7 +109,7 @@ func Open(path string, o Options) (*Store, error) {
 
 func (s *Store) load(path string) error {
 	if s.o.ReserveBytes > 0 {
-		if err := reserve(path, s.o.ReserveBytes); err != nil {
+		if err := Reserve(path, s.o.ReserveBytes); err != nil {
 			return fmt.Errorf("votes: reserve %d bytes for %s: %w", s.o.ReserveBytes, path, err)
 		}
 	}
