@@ -127,6 +127,10 @@ func TestRule8FailedSyncThenKill(t *testing.T) {
 			if err := l.Append(batches(m, 5, 700)); !errors.Is(err, ErrFailed) {
 				t.Fatal(err)
 			}
+			_ = l.Close()
+			if len(o.Sync.files) > 0 {
+				t.Fatal("the syncer keeps a file that was closed")
+			}
 			fs = fs.Kill()
 			o.FS = fs
 			if again {

@@ -155,6 +155,7 @@ func (l *Log) Close() error {
 			l.idx.f = nil
 		}
 		if l.file != nil {
+			l.o.Sync.dismiss(l.file)
 			l.active().unpin()
 			l.file = nil
 		}
