@@ -148,6 +148,9 @@ func (m *Mux) serveCall(c *conn, h header, body []byte) error {
 		if err == nil && len(out) > m.o.MaxCallBytes {
 			err = fmt.Errorf("%w: answer of %d bytes, the limit is %d", ErrTooLarge, len(out), m.o.MaxCallBytes)
 		}
+		if err != nil && c.ctx.Err() != nil {
+			return // the handler was told to stop; its caller learns that the connection ended
+		}
 		if err != nil {
 			c.refuse(h, err)
 			return

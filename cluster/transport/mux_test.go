@@ -216,6 +216,9 @@ func TestPeerDiesAndComesBack(t *testing.T) {
 		return len(b.calls) == 1 && len(b.endpoints[2].consumer) == 2
 	})
 	begin := time.Now()
+	// Close's first step, and its effect on a handler: that is not an answer.
+	b.cancel()
+	eventually(t, "the handler ends", func() bool { return len(b.calls) == 0 })
 	must(t, b.Close())
 	for range 3 {
 		if err := <-errs; !errors.Is(err, ErrDisconnected) && !errors.Is(err, ErrClosed) {
