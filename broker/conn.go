@@ -350,6 +350,9 @@ func (k *conn) answer(r *request) {
 		k.flush()
 		req := kmsg.RequestForKey(r.header.Key)
 		req.SetVersion(r.header.Version)
+		if err = checkTags(r.header.Key, r.header.Version, r.body); err != nil {
+			break
+		}
 		if err = req.ReadFrom(r.body); err != nil {
 			err = fmt.Errorf("%w: %w", protocol.ErrMalformed, err)
 			break
