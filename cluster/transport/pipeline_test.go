@@ -114,7 +114,8 @@ func TestPipelineConnectionLost(t *testing.T) {
 	must(t, err)
 	pr.connected().fail(errors.New("cable cut"))
 	for _, f := range futures {
-		if err := f.Error(); !errors.Is(err, ErrDisconnected) || !strings.Contains(err.Error(), "cable cut") {
+		// The other side may end the data connection before this side does: the reason is either's.
+		if err := f.Error(); !errors.Is(err, ErrDisconnected) {
 			t.Fatal(err)
 		}
 	}
