@@ -70,7 +70,8 @@ func (t Timing) withDefaults() Timing {
 	def(&t.GossipProbeInterval, 500*time.Millisecond)
 	def(&t.GossipProbeTimeout, 250*time.Millisecond)
 	if t.GossipSuspicionMult == 0 {
-		t.GossipSuspicionMult = 3
+		// A false alarm costs nothing by itself: silence on our own connections must say the same.
+		t.GossipSuspicionMult = 2
 	}
 	if t.GossipSuspicionMaxMult == 0 {
 		t.GossipSuspicionMaxMult = 2
