@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -142,6 +143,9 @@ func TestFrozenLeader(t *testing.T) {
 				t.Fatal("nobody took over from the frozen leader")
 			}
 			time.Sleep(20 * time.Millisecond)
+		}
+		if d, err := time.ParseDuration(os.Getenv("BALSA_FREEZE")); err == nil { // longer than it takes the others
+			time.Sleep(d)
 		}
 		must(t, n.Resume())
 	})
