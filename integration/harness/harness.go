@@ -294,7 +294,7 @@ func (n *Node) Start() error {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(brokerEnv(), n.c.o.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	setParentDeath(cmd)
+	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -416,10 +416,6 @@ func (n *Node) Stop() error {
 	n.wait()
 	return nil
 }
-
-// Pause freezes the process (SIGSTOP); Resume lets it go on.
-func (n *Node) Pause() error  { return n.signal(syscall.SIGSTOP) }
-func (n *Node) Resume() error { return n.signal(syscall.SIGCONT) }
 
 // Tail returns the end of the broker's log.
 func (n *Node) Tail(max int) string {
