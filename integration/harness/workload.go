@@ -152,7 +152,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		l.wg.Add(1)
 		go l.produce(ctx, cl, i, o)
 	}
-	for range o.Readers {
+	for i := range o.Readers {
 		parts := map[int32]kgo.Offset{}
 		for p := range partitions {
 			parts[p] = kgo.NewOffset().At(0)
@@ -165,7 +165,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		}
 		l.clients = append(l.clients, cl)
 		l.wg.Add(1)
-		go l.read(rctx, cl)
+		go l.read(rctx, cl, fmt.Sprintf("reader %d", i))
 	}
 	return l, nil
 }
@@ -184,15 +184,20 @@ func (l *Load) produce(ctx context.Context, cl *kgo.Client, producer int, o Load
 		case slots <- struct{}{}:
 		}
 		r := &kgo.Record{Partition: int32(seq) % l.Partitions, Value: history.Value(producer, seq, o.RecordSize)}
+		sent := l.History.Send(producer, seq, r.Partition)
 		cl.Produce(ctx, r, func(r *kgo.Record, err error) {
 			defer func() { <-slots }()
 			if err != nil {
-				l.History.Failed(producer, seq)
+				if definite(err) {
+					sent.Failed()
+				} else {
+					sent.Unknown()
+				}
 				s := fmt.Sprintf("producer %d record %d: %v", producer, seq, err)
 				l.errs.CompareAndSwap(nil, &s)
 				return
 			}
-			l.History.Acked(producer, seq, r.Partition, r.Offset)
+			sent.OK(r.Offset)
 			if seq == 0 {
 				l.begun <- struct{}{}
 			}
@@ -212,19 +217,22 @@ func (l *Load) produce(ctx context.Context, cl *kgo.Client, producer int, o Load
 	}
 }
 
-func (l *Load) read(ctx context.Context, cl *kgo.Client) {
+// definite says whether an error is the broker's word that it did not and will not store the record.
+func definite(err error) bool {
+	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.CorruptMessage)
+}
+
+func (l *Load) read(ctx context.Context, cl *kgo.Client, name string) {
 	defer l.wg.Done()
-	next := map[int32]int64{}
+	c := l.History.Consumer(name)
+	for p := range l.Partitions {
+		c.Assign(p, 0)
+	}
 	for ctx.Err() == nil {
+		c.BeginPoll()
 		fs := cl.PollFetches(ctx)
-		fs.EachRecord(func(r *kgo.Record) {
-			if want := next[r.Partition]; r.Offset != want {
-				s := fmt.Sprintf("reader: partition %d gave offset %d after %d", r.Partition, r.Offset, want-1)
-				l.errs.CompareAndSwap(nil, &s)
-			}
-			next[r.Partition] = r.Offset + 1
-			l.History.Read(r.Partition, r.Offset, r.Value)
-		})
+		fs.EachRecord(func(r *kgo.Record) { c.Read(r.Partition, r.Offset, r.Value) })
+		c.EndPoll()
 	}
 }
 
