@@ -24,6 +24,7 @@ var floors = [][]string{
 	{"cli"},
 	{""}, // main
 	{"integration"},
+	{"simulation"},
 }
 
 func floorOf(tree string) int {

@@ -129,7 +129,7 @@ func (n *Node) openPartition(r *replica, bootstrap []partition.Replica, cfg func
 			return time.Since(last), match, true
 		},
 		Timing: n.timing.raft(), Logger: n.log, Now: n.opt.Now,
-		ReplicaLagMax: c.ReplicaLagTimeMax(), ProducerExpiry: c.ProducerIDExpiration(),
+		ReplicaLagMax: c.ReplicaLagTimeMax(), ProducerExpiry: c.ProducerIDExpiration(), BootID: n.opt.BootID,
 	})
 }
 

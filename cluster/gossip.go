@@ -51,6 +51,7 @@ type gossipOptions struct {
 	join      []string
 	hints     map[int32]peerHint
 	timing    Timing
+	transport memberlist.Transport // nil: TCP and UDP on listen
 	// onChange is called after a member appeared, changed or went; it must not block.
 	onChange func(node int32)
 	// onHints gets the known addresses when they changed.
@@ -170,6 +171,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 			return nil, fmt.Errorf("cluster: advertised gossip address: %w", err)
 		}
 	}
+	ml.Transport = opt.transport
 	t := opt.timing
 	ml.ProbeInterval, ml.ProbeTimeout = t.GossipProbeInterval, t.GossipProbeTimeout
 	ml.SuspicionMult, ml.SuspicionMaxTimeoutMult = t.GossipSuspicionMult, t.GossipSuspicionMaxMult

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -130,7 +129,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 
 // listen starts the transport.
 func (n *Node) listen() error {
-	l, err := net.Listen("tcp", n.opt.ClusterListen)
+	l, err := n.opt.Listen(n.opt.ClusterListen)
 	if err != nil {
 		return fmt.Errorf("cluster: --cluster-listen %s: %w", n.opt.ClusterListen, err)
 	}
@@ -143,7 +142,7 @@ func (n *Node) listen() error {
 	n.announce = newAnnouncer(n.ctx, n, n.leaders, n.self, n.timing, n.log)
 	n.mux, err = transport.New(transport.Options{
 		Node: n.self, Incarnation: n.identity.Incarnation, ClusterID: n.clusterID, Version: n.opt.Version, Listener: l,
-		Resolve: n.resolve, OnPeer: n.onPeer, Logger: n.log,
+		Resolve: n.resolve, Dial: n.opt.Dial, OnPeer: n.onPeer, Logger: n.log,
 		Heartbeat: n.timing.Gather, Repeat: n.timing.Repeat,
 	})
 	if err != nil {
@@ -180,7 +179,7 @@ func (n *Node) join(ctx context.Context) error {
 			Rack: n.opt.Rack, Version: n.opt.Version, ClusterID: n.clusterID(), Expect: n.opt.BootstrapExpect, HasState: n.ctl.HasState(),
 		},
 		listen: n.opt.GossipListen, advertise: n.opt.GossipAdvertise, join: n.opt.Join, hints: loadHints(n.opt.FS, n.opt.DataDir),
-		timing: n.timing, logger: n.log,
+		timing: n.timing, logger: n.log, transport: n.opt.GossipTransport,
 		onChange: func(int32) {
 			select {
 			case <-n.started:

@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
@@ -42,6 +44,15 @@ type Options struct {
 	Logger     *slog.Logger          // default: slog.Default
 	Registerer prometheus.Registerer // default: none
 	Now        func() time.Time      // of the partitions; default: time.Now
+
+	// The rest is for simulations, which have a network and machines of their own.
+	//
+	// Listen and Dial are of the traffic between brokers; default: TCP. GossipTransport carries gossip; default: TCP and
+	// UDP on GossipListen. BootID names the run of the machine; default: the system's.
+	Listen          func(addr string) (net.Listener, error)
+	Dial            func(ctx context.Context, addr string) (net.Conn, error)
+	GossipTransport memberlist.Transport
+	BootID          string
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -62,6 +73,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Listen == nil {
+		o.Listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 	}
 	for _, a := range []struct{ what, listen, advertise string }{
 		{"cluster", o.ClusterListen, o.ClusterAdvertise}, {"gossip", o.GossipListen, o.GossipAdvertise},

@@ -117,6 +117,13 @@ func (f *FS) SetSpace(bytes int64) {
 	f.w.mu.Unlock()
 }
 
+// Used is the sum of the files' sizes.
+func (f *FS) Used() int64 {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.w.used
+}
+
 // Crash is the loss of power: f and its files are dead, and the result holds what was on the disk. It may be called
 // more than once; each result is another possible outcome.
 func (f *FS) Crash() *FS {

@@ -1,0 +1,103 @@
+//go:build linux
+
+package simulation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Plan of one simulation.
+type Plan struct {
+	Options
+	Length     time.Duration // of the faults
+	MeanGap    time.Duration // between faults
+	Partitions int32
+	Pace       time.Duration // of each producer
+}
+
+// heals bounds, in simulated time, how long a cluster may take to be whole and writable when all faults are over.
+const heals = 5 * time.Minute
+
+// Report of one simulation.
+type Report struct {
+	Seed       uint64
+	Brokers    int
+	Policy     string
+	Simulated  time.Duration
+	Faults     map[Kind]int
+	Acked      int // records
+	Operations int // of the history
+	Bad        []string
+	Log        []string // what the nemesis did
+}
+
+// Run carries a plan out, inside a synctest bubble. An error means that the simulation itself could not be done.
+func Run(p Plan) (Report, error) {
+	r := Report{Seed: p.Seed, Brokers: p.Brokers, Policy: p.Policy}
+	c, err := New(p.Options)
+	if err != nil {
+		return r, err
+	}
+	err = r.run(c, p)
+	r.Simulated = c.Now()
+	return r, errors.Join(err, c.Close())
+}
+
+func (r *Report) run(c *Cluster, p Plan) error {
+	if err := c.WaitReady(heals); err != nil {
+		return fmt.Errorf("the cluster does not form: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), heals)
+	defer cancel()
+	topic, err := c.CreateTopic(ctx, "orders", p.Partitions)
+	if err != nil {
+		return err
+	}
+	load := c.StartLoad(topic, 1, p.Pace)
+	nemesis := c.StartNemesis(load, Schedule(p.Seed, p.Brokers, p.Policy, p.Length, p.MeanGap))
+	time.Sleep(p.Length)
+	nemesis.Wait()
+	r.Faults, r.Log = nemesis.Counts(), nemesis.Log()
+	if err := c.Heal(); err != nil {
+		r.Bad = append(r.Bad, "stuck: "+err.Error())
+	}
+	if err := load.Finish(heals); err != nil {
+		r.Bad = append(r.Bad, "stuck: "+err.Error())
+	}
+	if len(r.Bad) == 0 {
+		r.Bad = load.Verify(heals)
+	} else {
+		r.Bad = append(r.Bad, load.Violations()...)
+	}
+	r.Bad = append(r.Bad, nemesis.Errors()...)
+	r.Acked, r.Operations = load.History.Count(), load.History.Operations()
+	return nil
+}
+
+// String sums the report up; the schedule's log is there when something was wrong.
+func (r Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d, %d brokers, %s: %v simulated, %d records acknowledged, %d operations, faults:", r.Seed, r.Brokers, r.Policy,
+		r.Simulated.Round(time.Second), r.Acked, r.Operations)
+	for _, k := range slices.Sorted(maps.Keys(r.Faults)) {
+		fmt.Fprintf(&b, " %s %d,", k, r.Faults[k])
+	}
+	if len(r.Bad) == 0 {
+		return strings.TrimSuffix(b.String(), ",")
+	}
+	fmt.Fprintf(&b, "\n%d VIOLATIONS:\n", len(r.Bad))
+	for _, v := range r.Bad {
+		fmt.Fprintf(&b, "  %s\n", v)
+	}
+	fmt.Fprintf(&b, "what was done:\n")
+	for _, l := range r.Log {
+		fmt.Fprintf(&b, "  %s\n", l)
+	}
+	return b.String()
+}

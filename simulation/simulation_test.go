@@ -1,0 +1,121 @@
+//go:build linux
+
+package simulation
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// tempDir is a folder in memory where there is one.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "balsa-sim-") //nolint:usetesting // memory is faster than a disk
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func testLogger() *slog.Logger {
+	level := slog.LevelInfo
+	switch os.Getenv("BALSA_TEST_LOG") {
+	case "":
+		return slog.New(slog.DiscardHandler)
+	case "debug":
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func simulate(t *testing.T, p Plan) (r Report) {
+	t.Helper()
+	p.Dir, p.Logger = tempDir(t), testLogger()
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		var err error
+		if r, err = Run(p); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Logf("%v in %v", r, time.Since(began).Round(time.Millisecond))
+	if len(r.Bad) > 0 {
+		t.Errorf("replay this schedule: BALSA_SEED=%d", p.Seed)
+	}
+	return r
+}
+
+// Without faults everything is acknowledged and read.
+func TestCalm(t *testing.T) {
+	r := simulate(t, Plan{Options: Options{Seed: 1, Brokers: 3, Policy: "fsync"}, Length: time.Minute, MeanGap: time.Hour, Partitions: 4, Pace: time.Second})
+	if r.Acked < 100 {
+		t.Fatalf("%d records acknowledged", r.Acked)
+	}
+}
+
+// TestSimulation runs random schedules. By default few and short ones, always the same; BALSA_SIM_HOURS=n runs at least
+// n simulated hours under new seeds, BALSA_SEED=s the one schedule of that seed.
+func TestSimulation(t *testing.T) {
+	if s, err := strconv.ParseUint(os.Getenv("BALSA_SEED"), 10, 64); err == nil {
+		simulate(t, planOf(s, time.Hour))
+		return
+	}
+	if hours, err := strconv.ParseFloat(os.Getenv("BALSA_SIM_HOURS"), 64); err == nil {
+		long(t, hours)
+		return
+	}
+	length := 10 * time.Minute
+	if testing.Short() {
+		length = 3 * time.Minute
+	}
+	for seed := range uint64(3) {
+		simulate(t, planOf(seed, length))
+	}
+}
+
+// planOf draws the shape of a simulation from its seed.
+func planOf(seed uint64, length time.Duration) Plan {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	p := Plan{
+		Options: Options{Seed: seed, Brokers: 3, Policy: "fsync", Latency: time.Duration(rng.Int64N(int64(2 * time.Millisecond)))},
+		Length:  length, MeanGap: 90 * time.Second, Partitions: 1 + rng.Int32N(4), Pace: 8 * time.Second,
+	}
+	if rng.IntN(3) == 0 {
+		p.Brokers = 5
+	}
+	if rng.IntN(4) == 0 {
+		p.Policy = "replicated"
+	}
+	return p
+}
+
+// long runs simulations of an hour each until there are enough, and sums them up. It ends at the first violation.
+func long(t *testing.T, hours float64) {
+	var total Report
+	total.Faults = map[Kind]int{}
+	began := time.Now()
+	for runs := 1; total.Simulated.Hours() < hours; runs++ {
+		r := simulate(t, planOf(rand.Uint64N(1e9), time.Hour))
+		total.Simulated += r.Simulated
+		total.Acked += r.Acked
+		total.Operations += r.Operations
+		for k, n := range r.Faults {
+			total.Faults[k] += n
+		}
+		if len(r.Bad) > 0 || t.Failed() {
+			return
+		}
+	}
+	faults := 0
+	for _, n := range total.Faults {
+		faults += n
+	}
+	t.Logf("%.1f cluster-hours, %d faults %v, %d records acknowledged, %d operations, no violation, in %v",
+		total.Simulated.Hours(), faults, total.Faults, total.Acked, total.Operations, time.Since(began).Round(time.Second))
+}
