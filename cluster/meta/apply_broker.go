@@ -79,6 +79,9 @@ func (e *edit) replaceDisk(node int32) {
 func (e *edit) succeed(p Partition, old Replica) Partition {
 	p.Replicas = slices.Clone(p.Replicas)
 	p.Replicas[slices.Index(p.Replicas, old)] = e.newReplica(old.Node)
+	if p.Recovery != nil && p.Recovery.Replica == old.ID {
+		p.Recovery = nil // gone before it was ready: to be chosen anew
+	}
 	old.Incarnation = 0 // lost: never taken back
 	p.Removing = append(slices.Clip(p.Removing), old)
 	p.Created = false
@@ -162,8 +165,8 @@ func (c SetReplicas) apply(e *edit) (any, error) {
 	if slices.EqualFunc(p.Replicas, c.Nodes, func(r Replica, n int32) bool { return r.Node == n }) {
 		return nil, nil
 	}
-	if c.Epoch >= 0 && c.Epoch != p.Epoch {
-		return nil, refuse(kerr.InvalidReplicaAssignment, "the replicas of %s-%d changed meanwhile (epoch %d, not %d)", t.Name, p.ID, p.Epoch, c.Epoch)
+	if err := p.checkEpoch(t, c.Epoch); err != nil {
+		return nil, err
 	}
 	next := *p
 	next.Replicas = make([]Replica, 0, len(c.Nodes))
@@ -187,6 +190,14 @@ func (c SetReplicas) apply(e *edit) (any, error) {
 	return nil, nil
 }
 
+// checkEpoch refuses what was decided from another epoch; -1: from any.
+func (p *Partition) checkEpoch(t *Topic, epoch int32) error {
+	if epoch >= 0 && epoch != p.Epoch {
+		return refuse(kerr.InvalidReplicaAssignment, "the replicas of %s-%d changed meanwhile (epoch %d, not %d)", t.Name, p.ID, p.Epoch, epoch)
+	}
+	return nil
+}
+
 func (c ReplaceReplica) apply(e *edit) (any, error) {
 	t, p, ok := e.img.Lookup(c.Topic, c.Partition)
 	if !ok {
@@ -195,6 +206,9 @@ func (c ReplaceReplica) apply(e *edit) (any, error) {
 	old, removing, ok := p.Find(c.ID)
 	if !ok || removing {
 		return nil, refuse(kerr.InvalidReplicaAssignment, "%s-%d has no replica %d", t.Name, p.ID, c.ID)
+	}
+	if err := p.checkEpoch(t, c.Epoch); err != nil {
+		return nil, err
 	}
 	next := e.succeed(*p, old)
 	e.putPartition(t, next)

@@ -135,20 +135,47 @@ func (r *reader) topic() *Topic {
 	return t
 }
 
-// partition: epoch, created, initial replicas, and unless created: replicas and those being removed. The id is the
-// place in the list.
+// What follows in a partition's encoding.
+const (
+	partCreated  = 1
+	partRecovery = 2
+	partLosses   = 4
+)
+
+// partition: epoch, flags, initial replicas, and unless created: replicas and those being removed; then the recovery
+// under way and the losses. The id is the place in the list.
 func (w *writer) partition(p *Partition) {
 	w.varint(int64(p.Epoch))
-	w.bool(p.Created)
+	flags := byte(0)
+	for i, set := range []bool{p.Created, p.Recovery != nil, p.Loss != nil} {
+		if set {
+			flags |= 1 << i
+		}
+	}
+	w.byte(flags)
 	w.replicas(p.Initial)
 	if !p.Created {
 		w.replicas(p.Replicas)
 		w.replicas(p.Removing)
 	}
+	if c := p.Recovery; c != nil {
+		w.uvarint(c.Replica)
+		w.uvarint(c.Term)
+		w.loss(&c.Loss)
+	}
+	if p.Loss != nil {
+		w.varint(int64(p.Losses))
+		w.loss(p.Loss)
+	}
 }
 
 func (r *reader) partition(id int32) Partition {
-	p := Partition{ID: id, Epoch: r.int32(), Created: r.bool()}
+	p := Partition{ID: id, Epoch: r.int32()}
+	flags := r.byte()
+	if flags > partCreated|partRecovery|partLosses {
+		r.fail("partition flags")
+	}
+	p.Created = flags&partCreated != 0
 	p.Initial = r.replicas()
 	if p.Created {
 		p.Replicas = p.Initial
@@ -156,7 +183,33 @@ func (r *reader) partition(id int32) Partition {
 		p.Replicas = r.replicas()
 		p.Removing = r.replicas()
 	}
+	if flags&partRecovery != 0 {
+		p.Recovery = &Recovery{Replica: r.uvarint(), Term: r.uvarint(), Loss: r.loss()}
+	}
+	if flags&partLosses != 0 {
+		p.Losses = r.int32()
+		l := r.loss()
+		p.Loss = &l
+	}
 	return p
+}
+
+// loss: node, replica, time, log end, known, since, unheard.
+func (w *writer) loss(l *Loss) {
+	w.varint(int64(l.Node))
+	w.uvarint(l.Replica)
+	w.varint(l.At)
+	w.varint(l.LogEnd)
+	w.varint(l.Known)
+	w.varint(l.Since)
+	w.varint(int64(l.Unheard))
+}
+
+func (r *reader) loss() Loss {
+	return Loss{
+		Node: r.int32(), Replica: r.uvarint(), At: r.varint(), LogEnd: r.varint(), Known: r.varint(), Since: r.varint(),
+		Unheard: r.int32(),
+	}
 }
 
 // replicas: node, id, incarnation (8 bytes) each.

@@ -15,20 +15,23 @@ type kind byte
 
 // Kinds are part of the log's format: numbers are never reused.
 const (
-	kindSetClusterID        kind = 1
-	kindRegisterBroker      kind = 2
-	kindFenceBroker         kind = 3
-	kindUnfenceBroker       kind = 4
-	kindRemoveBroker        kind = 5
-	kindCreateTopic         kind = 6
-	kindDeleteTopic         kind = 7
-	kindCreatePartitions    kind = 8
-	kindSetReplicas         kind = 9
-	kindReplaceReplica      kind = 10
+	kindSetClusterID     kind = 1
+	kindRegisterBroker   kind = 2
+	kindFenceBroker      kind = 3
+	kindUnfenceBroker    kind = 4
+	kindRemoveBroker     kind = 5
+	kindCreateTopic      kind = 6
+	kindDeleteTopic      kind = 7
+	kindCreatePartitions kind = 8
+	kindSetReplicas      kind = 9
+	// 10 was ReplaceReplica without an epoch
 	kindReplicasRemoved     kind = 11
 	kindSetTopicConfigs     kind = 12
 	kindSetBrokerConfigs    kind = 13
 	kindAllocateProducerIDs kind = 14
+	kindReplaceReplica      kind = 15
+	kindChooseReplica       kind = 16
+	kindFinishRecovery      kind = 17
 )
 
 const commandVersion = 1
@@ -88,11 +91,34 @@ type SetReplicas struct {
 }
 
 // ReplaceReplica gives a lost replica (log or votes gone, safety rule 1) a successor on the same broker. Result: the
-// new Replica. Of a replica that already has gone: refused.
+// new Replica. Of a replica that already has gone: refused. Epoch: the one it was decided from, -1 for any: a replica
+// that was dispensable then may be the only one now.
 type ReplaceReplica struct {
 	Topic     TopicID
 	Partition int32
+	Epoch     int32
 	ID        uint64
+}
+
+// ChooseReplica decides from which replica's log a partition goes on whose voters can elect nobody any more (safety
+// rule 13), decided from the partition's epoch: of two that decide, one is refused. Term is above all that were seen.
+// Nothing of the others is touched before FinishRecovery; until then another choice may take this one's place.
+type ChooseReplica struct {
+	Topic     TopicID
+	Partition int32
+	Epoch     int32
+	ID        uint64
+	Term      uint64
+	Loss      Loss
+}
+
+// FinishRecovery is the chosen replica's word that its log, durably, makes it the only voter. Every other replica gets a
+// successor, which starts empty. ID and Term are those of the choice; of another choice: refused.
+type FinishRecovery struct {
+	Topic     TopicID
+	Partition int32
+	ID        uint64
+	Term      uint64
 }
 
 // ReplicasRemoved is the leader's word that these replicas are no longer in the Raft configuration.
@@ -138,6 +164,8 @@ func (DeleteTopic) kind() kind         { return kindDeleteTopic }
 func (CreatePartitions) kind() kind    { return kindCreatePartitions }
 func (SetReplicas) kind() kind         { return kindSetReplicas }
 func (ReplaceReplica) kind() kind      { return kindReplaceReplica }
+func (ChooseReplica) kind() kind       { return kindChooseReplica }
+func (FinishRecovery) kind() kind      { return kindFinishRecovery }
 func (ReplicasRemoved) kind() kind     { return kindReplicasRemoved }
 func (SetTopicConfigs) kind() kind     { return kindSetTopicConfigs }
 func (SetBrokerConfigs) kind() kind    { return kindSetBrokerConfigs }
@@ -191,7 +219,24 @@ func (c SetReplicas) encode(w *writer) {
 func (c ReplaceReplica) encode(w *writer) {
 	w.b = append(w.b, c.Topic[:]...)
 	w.varint(int64(c.Partition))
+	w.varint(int64(c.Epoch))
 	w.uvarint(c.ID)
+}
+
+func (c ChooseReplica) encode(w *writer) {
+	w.b = append(w.b, c.Topic[:]...)
+	w.varint(int64(c.Partition))
+	w.varint(int64(c.Epoch))
+	w.uvarint(c.ID)
+	w.uvarint(c.Term)
+	w.loss(&c.Loss)
+}
+
+func (c FinishRecovery) encode(w *writer) {
+	w.b = append(w.b, c.Topic[:]...)
+	w.varint(int64(c.Partition))
+	w.uvarint(c.ID)
+	w.uvarint(c.Term)
 }
 
 func (c ReplicasRemoved) encode(w *writer) {
@@ -249,7 +294,13 @@ func DecodeCommand(b []byte) (Command, error) {
 	case kindSetReplicas:
 		c = SetReplicas{Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), Nodes: r.nodes()}
 	case kindReplaceReplica:
-		c = ReplaceReplica{Topic: r.topicID(), Partition: r.int32(), ID: r.uvarint()}
+		c = ReplaceReplica{Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), ID: r.uvarint()}
+	case kindChooseReplica:
+		c = ChooseReplica{
+			Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), ID: r.uvarint(), Term: r.uvarint(), Loss: r.loss(),
+		}
+	case kindFinishRecovery:
+		c = FinishRecovery{Topic: r.topicID(), Partition: r.int32(), ID: r.uvarint(), Term: r.uvarint()}
 	case kindReplicasRemoved:
 		x := ReplicasRemoved{Topic: r.topicID(), Partition: r.int32(), IDs: make([]uint64, r.count(1))}
 		for i := range x.IDs {

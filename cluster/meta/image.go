@@ -59,7 +59,32 @@ type Partition struct {
 	// replica that went earlier would still count for the majority. Incarnation 0: it was lost, and only waits to be
 	// taken out.
 	Removing []Replica
-	Epoch    int32 // bumped with each change of Replicas
+	Epoch    int32 // bumped with each change of Replicas, and by the choice of a replica
+	// Recovery is the choice of the replica from which the partition goes on alone (safety rule 13), while that one has
+	// not said that it is ready; nil: none. Losses counts the choices that were carried out, Loss is the last of them.
+	Recovery *Recovery
+	Losses   int32
+	Loss     *Loss
+}
+
+// Recovery is a choice under way. Immutable.
+type Recovery struct {
+	Replica uint64
+	Term    uint64 // of the configuration that it writes: above all that were seen
+	Loss    Loss
+}
+
+// Loss describes a data-loss event: what the partition went on without. Times are ms since 1970.
+type Loss struct {
+	Node    int32 // of the chosen replica
+	Replica uint64
+	At      int64
+	LogEnd  int64 // what the chosen log lacks begins at this offset
+	Known   int64 // the highest offset that is known to have been acknowledged; records from LogEnd to it are lost. -1: none is known
+	// Since bounds what may be lost beyond Known: everything acknowledged before is in the chosen log. 0: not known.
+	Since int64
+	// Unheard is how many voters were not heard: an operator decided without them.
+	Unheard int32
 }
 
 // InitialReplica says whether a replica is one the group is bootstrapped with.

@@ -34,7 +34,13 @@ var golden = []struct {
 	{"DeleteTopic", DeleteTopic{ID: TopicID{0: 1}}, "0701" + "01" + strings.Repeat("00", 15)},
 	{"CreatePartitions", CreatePartitions{Topic: TopicID{0: 1}, From: 2, Partitions: [][]int32{{1}}}, "0801" + "01" + strings.Repeat("00", 15) + "04" + "01" + "0102"},
 	{"SetReplicas", SetReplicas{Topic: TopicID{0: 1}, Partition: 1, Epoch: -1, Nodes: []int32{1, 3}}, "0901" + "01" + strings.Repeat("00", 15) + "02" + "01" + "020206"},
-	{"ReplaceReplica", ReplaceReplica{Topic: TopicID{0: 1}, Partition: 1, ID: 300}, "0a01" + "01" + strings.Repeat("00", 15) + "02" + "ac02"},
+	{"ReplaceReplica", ReplaceReplica{Topic: TopicID{0: 1}, Partition: 1, Epoch: 3, ID: 300}, "0f01" + "01" + strings.Repeat("00", 15) + "02" + "06" + "ac02"},
+	{
+		"ChooseReplica",
+		ChooseReplica{Topic: TopicID{0: 1}, Partition: 1, Epoch: 3, ID: 300, Term: 7, Loss: Loss{Node: 2, Replica: 300, At: 1, LogEnd: 4, Known: -1, Since: 64, Unheard: 1}},
+		"1001" + "01" + strings.Repeat("00", 15) + "02" + "06" + "ac02" + "07" + "04" + "ac02" + "02" + "08" + "01" + "8001" + "02",
+	},
+	{"FinishRecovery", FinishRecovery{Topic: TopicID{0: 1}, Partition: 1, ID: 300, Term: 7}, "1101" + "01" + strings.Repeat("00", 15) + "02" + "ac02" + "07"},
 	{"ReplicasRemoved", ReplicasRemoved{Topic: TopicID{0: 1}, Partition: 1, IDs: []uint64{5, 6}}, "0b01" + "01" + strings.Repeat("00", 15) + "02" + "020506"},
 	{"SetTopicConfigs", SetTopicConfigs{Topic: TopicID{0: 1}, Set: map[string]*string{"b": nil, "a": new("1")}}, "0c01" + "01" + strings.Repeat("00", 15) + "02" + "0161" + "010131" + "0162" + "00" + "00"},
 	{"SetBrokerConfigs", SetBrokerConfigs{Node: -1, Set: map[string]*string{"a": new("1")}, ReplaceAll: true}, "0d01" + "01" + "01" + "0161" + "010131" + "01"},
@@ -221,12 +227,12 @@ func TestReassignment(t *testing.T) {
 	w.must(RemoveBroker{ID: 4})
 	w.refused(RemoveBroker{ID: 4}, ErrUnknownBroker)
 
-	r := w.must(ReplaceReplica{Topic: id, ID: 2}).(Replica)
+	r := w.must(ReplaceReplica{Topic: id, Epoch: -1, ID: 2}).(Replica)
 	_, p, _ = w.img.Lookup(id, 0)
 	if r.Node != 2 || r.ID <= 4 || fmt.Sprint(p.Replicas) != fmt.Sprintf("[1/1 %s 3/3]", r) {
 		t.Fatalf("%+v", p)
 	}
-	w.refused(ReplaceReplica{Topic: id, ID: 2}, ErrInvalidAssignment)
+	w.refused(ReplaceReplica{Topic: id, Epoch: -1, ID: 2}, ErrInvalidAssignment)
 }
 
 func TestTopics(t *testing.T) {
@@ -397,5 +403,49 @@ func TestDiff(t *testing.T) {
 	check(next)
 	if d := Diff(w.img, next); !d.Empty() {
 		t.Errorf("%+v", d)
+	}
+}
+
+// Rule 13: of two choices one stands; the chosen replica alone ends the recovery; then all others have successors.
+func TestRule13Recovery(t *testing.T) {
+	w := newWorld(t, "", "", "", "")
+	id := TopicID{1}
+	w.must(CreateTopic{ID: id, Name: "t", Partitions: [][]int32{{1, 2, 3}}})
+	w.must(SetReplicas{Topic: id, Epoch: 0, Nodes: []int32{1, 2, 4}}) // 3/3 is on its way out
+	choose := func(epoch int32, replica, term uint64) ChooseReplica {
+		return ChooseReplica{Topic: id, Epoch: epoch, ID: replica, Term: term, Loss: Loss{Replica: replica, LogEnd: 10, Known: -1}}
+	}
+	w.must(choose(1, 2, 7))
+	w.must(choose(1, 2, 7)) // the answer was lost
+	w.refused(choose(1, 3, 8), ErrInvalidAssignment)
+	w.refused(ReplaceReplica{Topic: id, Epoch: 1, ID: 2}, ErrInvalidAssignment) // decided before
+	w.refused(FinishRecovery{Topic: id, ID: 3, Term: 8}, ErrInvalidAssignment)
+	_, p, _ := w.img.Lookup(id, 0)
+	if fmt.Sprint(p.Replicas, p.Removing) != "[1/1 2/2 4/4] [3/3]" || p.Removing[0].Incarnation == 0 || p.Recovery.Replica != 2 {
+		t.Fatalf("nothing of the others may be touched yet: %+v", p)
+	}
+	if img, err := DecodeImage(EncodeImage(w.img)); err != nil || !bytes.Equal(EncodeImage(img), EncodeImage(w.img)) {
+		t.Fatal(err)
+	}
+	w.must(choose(2, 3, 9)) // an operator takes another
+	w.refused(FinishRecovery{Topic: id, ID: 2, Term: 7}, ErrInvalidAssignment)
+	w.must(choose(3, 2, 11))
+	w.must(FinishRecovery{Topic: id, ID: 2, Term: 11})
+	w.must(FinishRecovery{Topic: id, ID: 2, Term: 11})
+	_, p, _ = w.img.Lookup(id, 0)
+	if fmt.Sprint(p.Replicas, p.Removing) != "[1/5 2/2 4/6] [3/3 1/1 4/4]" || p.Recovery != nil || p.Losses != 1 || p.Loss.LogEnd != 10 {
+		t.Fatalf("%+v", p)
+	}
+	for _, r := range p.Removing {
+		if r.Incarnation != 0 {
+			t.Errorf("%s may come back", r)
+		}
+	}
+	// The chosen replica's disk is lost before it was ready: to be chosen anew.
+	w.must(choose(p.Epoch, 2, 12))
+	w.must(FenceBroker{ID: 2, Incarnation: w.img.Brokers[2].Incarnation})
+	w.must(RegisterBroker{Broker: Broker{ID: 2, Incarnation: 99}})
+	if _, p, _ = w.img.Lookup(id, 0); p.Recovery != nil {
+		t.Errorf("%+v", p.Recovery)
 	}
 }

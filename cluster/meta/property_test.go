@@ -20,7 +20,7 @@ func genCommand(img *Image) *rapid.Generator[Command] {
 		name := rapid.SampledFrom([]string{"a", "b", "a.b", "a_b", "c", ".."})
 		conf := rapid.MapOf(rapid.SampledFrom([]string{"x", "y", "z"}), rapid.Ptr(rapid.StringN(0, 5, -1), true))
 		replica := rapid.Uint64Range(0, img.NextReplicaID)
-		switch rapid.IntRange(0, 13).Draw(t, "kind") {
+		switch rapid.IntRange(0, 15).Draw(t, "kind") {
 		case 0:
 			return SetClusterID{ClusterID: rapid.SampledFrom([]string{"c", "d"}).Draw(t, "cluster")}
 		case 1:
@@ -40,7 +40,14 @@ func genCommand(img *Image) *rapid.Generator[Command] {
 		case 9:
 			return SetReplicas{Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), Epoch: rapid.Int32Range(-1, 3).Draw(t, "epoch"), Nodes: nodes.Draw(t, "nodes")}
 		case 10:
-			return ReplaceReplica{Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), ID: replica.Draw(t, "r")}
+			return ReplaceReplica{Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), Epoch: rapid.Int32Range(-1, 3).Draw(t, "epoch"), ID: replica.Draw(t, "r")}
+		case 13:
+			return ChooseReplica{
+				Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), Epoch: rapid.Int32Range(0, 3).Draw(t, "epoch"), ID: replica.Draw(t, "r"),
+				Term: rapid.Uint64Range(5, 6).Draw(t, "term"), Loss: Loss{Replica: 1, Known: -1},
+			}
+		case 14:
+			return FinishRecovery{Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), ID: replica.Draw(t, "r"), Term: rapid.Uint64Range(5, 6).Draw(t, "term")}
 		case 11:
 			return ReplicasRemoved{Topic: topic.Draw(t, "id"), Partition: part.Draw(t, "p"), IDs: rapid.SliceOfN(replica, 0, 5).Draw(t, "ids")}
 		case 12:
