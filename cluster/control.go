@@ -108,6 +108,7 @@ func (n *Node) openPartition(r *replica, bootstrap []partition.Replica, cfg func
 	return partition.Open(partition.Options{
 		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Bootstrap: bootstrap, Dir: r.dir, FS: fsys,
 		Sync: n.syncer, Votes: n.votes.Replica(r.self.ID), Config: cfg, DiskFull: n.disk.isFull,
+		DiskTight: n.disk.isTight,
 		NewTransport: func(p *partition.Partition) (raft.Transport, error) {
 			e, err := n.mux.Register(r.self.Node, r.self.ID, p)
 			if err != nil {

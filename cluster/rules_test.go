@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"testing"
+	"time"
 
 	"github.com/balsa-broker/balsa/vfs/crashfs"
 )
@@ -18,6 +19,12 @@ func TestRule14DiskGuard(t *testing.T) {
 		if _, _, err := d.check(); err != nil || d.isFull() != c.full {
 			t.Errorf("%d: %d bytes free, full: %v, want %v (%v)", i, c.space, d.isFull(), c.full, err)
 		}
+	}
+	// Near the mark an append does not wait for the next look.
+	fs.SetSpace(0)
+	time.Sleep(2 * diskCheckTight)
+	if !d.isFull() || !d.isTight() {
+		t.Error("the disk filled up between two looks, and produce is taken")
 	}
 }
 

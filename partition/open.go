@@ -55,6 +55,9 @@ func (o *Options) setDefaults() {
 	if o.DiskFull == nil {
 		o.DiskFull = func() bool { return false }
 	}
+	if o.DiskTight == nil {
+		o.DiskTight = func() bool { return false }
+	}
 	if o.OnLeader == nil {
 		o.OnLeader = func(*Partition, bool, int32) {}
 	}
@@ -174,6 +177,7 @@ func (p *Partition) segmentOptions() segment.Options {
 			return segment.Config{
 				SegmentBytes: c.SegmentBytes, SegmentAge: c.SegmentAge - time.Duration(jitter*float64(c.SegmentJitter)),
 				IndexIntervalBytes: c.IndexIntervalBytes, Fsync: c.Fsync, FileDeleteDelay: c.FileDeleteDelay,
+				DiskTight: p.o.DiskTight(),
 			}
 		},
 	}

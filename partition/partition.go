@@ -65,6 +65,8 @@ type Options struct {
 	Config       func() config.Topic
 	// DiskFull says whether produce is to be refused (safety rule 14).
 	DiskFull func() bool
+	// DiskTight says whether segments are to take no space ahead of its use, as the disk is nearly full.
+	DiskTight func() bool
 	// OnLeader is called, in order, when this replica becomes a serving leader (its Barrier is applied) and when it
 	// stops being one. It must not block.
 	OnLeader func(p *Partition, leading bool, epoch int32)

@@ -86,6 +86,8 @@ type Config struct {
 	Fsync bool
 	// FileDeleteDelay is how long a deleted segment's file stays under its .deleted name.
 	FileDeleteDelay time.Duration
+	// DiskTight: the disk is nearly full, so space is preallocated in the smallest chunks only.
+	DiskTight bool
 }
 
 // Range is a stretch of whole frames in one file, pinned until Release: a truncation or deletion meanwhile does

@@ -282,6 +282,9 @@ func (l *Log) reserve(cfg Config, at, n int64) error {
 		return nil
 	}
 	chunk := min(max(l.allocated, minChunk), maxChunk)
+	if cfg.DiskTight {
+		chunk = minChunk
+	}
 	to := max(min(l.allocated+chunk, cfg.SegmentBytes), need)
 	err := l.file.Allocate(l.allocated, to-l.allocated)
 	if err != nil && to > need { // a full disk may still hold this much
