@@ -4,14 +4,10 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -35,24 +31,17 @@ func startOnSmallDisks(t *testing.T, o harness.Options, sizeMiB int, nodes ...in
 	must(t, err)
 	for _, id := range nodes {
 		dir := c.Node(int32(id)).Dir
-		if kind := os.Getenv("BALSA_DISK"); kind == "ext4" {
-			img := dir + ".img"
-			for _, cmd := range [][]string{
-				{"truncate", "-s", fmt.Sprintf("%dM", sizeMiB), img},
-				{"mkfs.ext4", "-q", "-m", "0", img},
-				{"mount", "-o", "loop", img, dir},
-			} {
-				if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
-					t.Skipf("no small ext4 can be made here: %v: %v %s", cmd, err, out)
-				}
-			}
-		} else if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", sizeMiB)); err != nil {
-			t.Skipf("no tmpfs can be mounted here: %v", err)
+		kind := "tmpfs"
+		if k := os.Getenv("BALSA_DISK"); k != "" {
+			kind = k
+		}
+		unmount, err := harness.SmallDisk(dir, kind, sizeMiB)
+		if err != nil {
+			t.Skipf("no small disk can be made here: %v", err)
 		}
 		t.Cleanup(func() {
-			if err := syscall.Unmount(dir, 0); err != nil {
-				t.Errorf("unmount %s: %v", dir, err)
-				_ = syscall.Unmount(dir, syscall.MNT_DETACH)
+			if err := unmount(); err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -71,23 +60,8 @@ func startOnSmallDisks(t *testing.T, o harness.Options, sizeMiB int, nodes ...in
 // fill writes a file into the broker's data folder until the disk is full, or has that much left.
 func fill(t *testing.T, n *harness.Node, leave int64) (path string) {
 	t.Helper()
-	path = filepath.Join(n.Dir, "filler")
-	f, err := os.Create(path)
+	path, err := n.Fill(leave)
 	must(t, err)
-	defer f.Close()
-	for size := 1 << 20; size >= 512; {
-		var st syscall.Statfs_t
-		must(t, syscall.Statfs(n.Dir, &st))
-		if leave > 0 && int64(st.Bavail)*st.Bsize <= leave+int64(size) {
-			break
-		}
-		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
-			size /= 2
-		} else {
-			must(t, err)
-		}
-	}
-	_ = f.Sync() // ext4 takes the blocks late
 	return path
 }
 

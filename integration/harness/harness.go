@@ -292,7 +292,7 @@ func (n *Node) Start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(brokerEnv(), n.c.o.Env...)
+	cmd.Env = append(append(brokerEnv(), faultyEnv+"="+n.faultsFile()), n.c.o.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Network is a bridge in this host with one network namespace per broker, so that links between brokers can be cut.
@@ -93,26 +94,69 @@ func (n *Network) Command(node int, args []string) []string {
 	return append([]string{"ip", "netns", "exec", n.ns(node)}, args...)
 }
 
-// CutOneWay drops, silently, what a sends to b.
-func (n *Network) CutOneWay(a, b int) error {
-	return run(fmt.Sprintf("ip netns exec %s iptables -w -A OUTPUT -d %s -j DROP", n.ns(a), n.ip(b)))
+// Rule is what a packet filter in a broker's namespace drops.
+type Rule struct {
+	node int
+	spec string
 }
 
-// Cut drops what goes between a and b, both ways.
-func (n *Network) Cut(a, b int) error {
-	return errors.Join(n.CutOneWay(a, b), n.CutOneWay(b, a))
+// OneWayRules drop, silently, what a sends to b.
+func (n *Network) OneWayRules(a, b int) []Rule {
+	return []Rule{{a, fmt.Sprintf("OUTPUT -d %s -j DROP", n.ip(b))}}
 }
 
-// Isolate drops everything that goes from and to a broker, clients included.
-func (n *Network) Isolate(a int) error {
-	return errors.Join(
-		run(fmt.Sprintf("ip netns exec %s iptables -w -A OUTPUT ! -o lo -j DROP", n.ns(a))),
-		run(fmt.Sprintf("ip netns exec %s iptables -w -A INPUT ! -i lo -j DROP", n.ns(a))))
+// LinkRules drop what goes between a and b, both ways.
+func (n *Network) LinkRules(a, b int) []Rule {
+	return append(n.OneWayRules(a, b), n.OneWayRules(b, a)...)
 }
 
-// Mute drops what a broker sends to anybody; it still hears.
-func (n *Network) Mute(a int) error {
-	return run(fmt.Sprintf("ip netns exec %s iptables -w -A OUTPUT ! -o lo -j DROP", n.ns(a)))
+// MuteRules drop what a broker sends to anybody; it still hears.
+func (n *Network) MuteRules(a int) []Rule { return []Rule{{a, "OUTPUT ! -o lo -j DROP"}} }
+
+// IsolateRules drop everything that goes from and to a broker, clients included.
+func (n *Network) IsolateRules(a int) []Rule {
+	return append(n.MuteRules(a), Rule{a, "INPUT ! -i lo -j DROP"})
+}
+
+// LossRules drop a share of the packets that a broker sends.
+func (n *Network) LossRules(a int, share float64) []Rule {
+	return []Rule{{a, fmt.Sprintf("OUTPUT ! -o lo -m statistic --mode random --probability %.4f -j DROP", share)}}
+}
+
+// Apply puts rules in force; undo takes the same ones back and leaves others as they are.
+func (n *Network) Apply(rules []Rule) (undo func() error, err error) {
+	do := func(what string, rules []Rule) error {
+		var errs []error
+		for _, r := range rules {
+			errs = append(errs, run(fmt.Sprintf("ip netns exec %s iptables -w %s %s", n.ns(r.node), what, r.spec)))
+		}
+		return errors.Join(errs...)
+	}
+	return func() error { return do("-D", rules) }, do("-A", rules)
+}
+
+// Delay holds back what a broker sends by delay, give or take a half, with netem; where the kernel has no netem (tbf
+// then) by a queue of at most 256 kbit/s and that long, so that packets wait under load. kind says which. Only one per
+// broker at a time.
+func (n *Network) Delay(a int, delay time.Duration) (kind string, undo func() error, err error) {
+	undo = func() error { return run(fmt.Sprintf("ip netns exec %s tc qdisc del dev eth0 root", n.ns(a))) }
+	ms := delay.Milliseconds()
+	add := fmt.Sprintf("ip netns exec %s tc qdisc add dev eth0 root ", n.ns(a))
+	if err = run(add + fmt.Sprintf("netem delay %dms %dms", ms, ms/2)); err == nil {
+		return "netem", undo, nil
+	}
+	return "tbf", undo, run(add + fmt.Sprintf("tbf rate 256kbit burst 4kb latency %dms", max(ms, 1)))
+}
+
+// CutOneWay, Cut, Isolate and Mute put rules in force until Heal.
+func (n *Network) CutOneWay(a, b int) error { return n.keep(n.OneWayRules(a, b)) }
+func (n *Network) Cut(a, b int) error       { return n.keep(n.LinkRules(a, b)) }
+func (n *Network) Isolate(a int) error      { return n.keep(n.IsolateRules(a)) }
+func (n *Network) Mute(a int) error         { return n.keep(n.MuteRules(a)) }
+
+func (n *Network) keep(rules []Rule) error {
+	_, err := n.Apply(rules)
+	return err
 }
 
 // Heal ends every cut.

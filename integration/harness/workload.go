@@ -132,7 +132,11 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 			kgo.ProducerLinger(0),
 			// A frozen broker answers nothing: the client must give up on it before it asks who leads now.
-			kgo.RequestTimeoutOverhead(500*time.Millisecond), kgo.ProduceRequestTimeout(time.Second))
+			kgo.RequestTimeoutOverhead(500*time.Millisecond), kgo.ProduceRequestTimeout(time.Second),
+			// A broker that says it has not seen what it acknowledged: the client would begin a new epoch and send again.
+			kgo.ProducerOnDataLossDetected(func(topic string, p int32) {
+				l.fault(fmt.Sprintf("producer %d was told that records of %s/%d are lost or out of order", i, topic, p))
+			}))
 		if err != nil {
 			cancel()
 			rcancel()
@@ -193,8 +197,7 @@ func (l *Load) produce(ctx context.Context, cl *kgo.Client, producer int, o Load
 				} else {
 					sent.Unknown()
 				}
-				s := fmt.Sprintf("producer %d record %d: %v", producer, seq, err)
-				l.errs.CompareAndSwap(nil, &s)
+				l.fault(fmt.Sprintf("producer %d record %d: %v", producer, seq, err))
 				return
 			}
 			sent.OK(r.Offset)
@@ -216,6 +219,9 @@ func (l *Load) produce(ctx context.Context, cl *kgo.Client, producer int, o Load
 		}
 	}
 }
+
+// fault keeps the first thing that a client should not have seen.
+func (l *Load) fault(s string) { l.errs.CompareAndSwap(nil, &s) }
 
 // definite says whether an error is the broker's word that it did not and will not store the record.
 func definite(err error) bool {

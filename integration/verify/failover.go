@@ -174,6 +174,71 @@ func slowLeader(r *Run) error {
 	return load.Stop(30 * time.Second)
 }
 
+// slowDisk adds two seconds to each sync of a leader's broker for a while; its term must not move, and writes go on.
+func slowDisk(r *Run) error {
+	bin, err := harness.BuildFaulty(r.dir)
+	if err != nil {
+		return err
+	}
+	c, err := harness.New(harness.Options{Nodes: 3, Dir: filepath.Join(r.dir, "cluster"), Binary: bin})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Start(r.timeout(30 * time.Second)); err != nil {
+		return err
+	}
+	if err := c.CreateTopic(r.timeout(30*time.Second), "slow", 1, 3, nil); err != nil {
+		return err
+	}
+	load, err := c.StartLoad("slow", 1, harness.LoadOptions{Producers: 1, InFlight: 16, Pace: 5 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	if err := load.WaitAcks(r.timeout(20 * time.Second)); err != nil {
+		return err
+	}
+	before, epoch, err := c.LeaderEpoch(r.timeout(10*time.Second), "slow", 0)
+	if err != nil {
+		return err
+	}
+	n := c.Node(before)
+	seconds := r.rounds(60, 15)
+	acked := load.History.Count()
+	load.ResetGaps()
+	if err := n.SetFaults(harness.Faults{SyncDelay: 2 * time.Second}); err != nil {
+		return err
+	}
+	time.Sleep(time.Duration(seconds) * time.Second)
+	after, epoch2, err := c.LeaderEpoch(r.timeout(10*time.Second), "slow", 0)
+	if err != nil {
+		return err
+	}
+	r.info("acknowledged while each sync of the leader took 2 s longer", "records", float64(load.History.Count()-acked), nil)
+	r.most("longest write gap meanwhile", "s", load.Gap(0).Seconds(), 10, nil)
+	r.most(fmt.Sprintf("terms begun in %d s of such syncs", seconds), "terms", float64(epoch2-epoch), 0, nil)
+	if err := n.SetFaults(harness.Faults{}); err != nil {
+		return err
+	}
+	if before != after {
+		return fmt.Errorf("leadership moved from %d to %d", before, after)
+	}
+	if err := load.WaitAcks(r.timeout(30 * time.Second)); err != nil {
+		return err
+	}
+	if err := load.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	final, err := c.ReadAll(r.timeout(60*time.Second), "slow", 1)
+	if err != nil {
+		return err
+	}
+	if errs := load.History.Check(final); len(errs) > 0 {
+		return fmt.Errorf("history of %d acknowledged records: %v", load.History.Count(), errs)
+	}
+	return nil
+}
+
 func dirSize(dir string) int64 {
 	var sum int64
 	_ = filepath.Walk(dir, func(_ string, i os.FileInfo, err error) error {

@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -34,7 +33,7 @@ func syncTrace(r *Run) error {
 		return err
 	}
 	r.most(fmt.Sprintf("of %d batches, acknowledged before synced on two brokers", count), "batches", float64(short), 0, nil)
-	bin, err := buildWithoutSyncs(r.dir)
+	bin, err := harness.BuildWithoutSyncs(r.dir)
 	if err != nil {
 		return err
 	}
@@ -44,43 +43,6 @@ func syncTrace(r *Run) error {
 	}
 	r.least("the same of 20, with the syncs taken out of the build", "batches", float64(short), 20, nil)
 	return nil
-}
-
-// buildWithoutSyncs builds the binary with a file system whose Sync does nothing.
-func buildWithoutSyncs(dir string) (string, error) {
-	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/balsa-broker/balsa/vfs").Output()
-	if err != nil {
-		return "", fmt.Errorf("find package vfs: %w", err)
-	}
-	source := filepath.Join(strings.TrimSpace(string(out)), "os_linux.go")
-	b, err := os.ReadFile(source)
-	if err != nil {
-		return "", err
-	}
-	const call = `return control(f, "fdatasync", unix.Fdatasync)`
-	if !strings.Contains(string(b), call) {
-		return "", fmt.Errorf("%s does not sync as this test knows it", source)
-	}
-	changed := filepath.Join(dir, "os_linux.go")
-	text := strings.Replace(string(b), call, "return nil", 1)
-	if err := os.WriteFile(changed, []byte(text), 0o600); err != nil {
-		return "", err
-	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{source: changed}})
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(file, overlay, 0o600); err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "balsa-without-syncs")
-	cmd := exec.Command("go", "build", "-overlay", file, "-o", bin, "github.com/balsa-broker/balsa")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build without syncs: %w\n%s", err, out)
-	}
-	return bin, nil
 }
 
 // traceSyncs returns how many of count batches were acknowledged before they were synced on two brokers.

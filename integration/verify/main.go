@@ -49,6 +49,7 @@ var sections = []struct {
 	{"failover", "write gap after kill -9 of a leader's broker", failover},
 	{"frozen", "write gap after a leader's broker freezes", frozen},
 	{"slow", "a slow leader keeps its term", slowLeader},
+	{"slowdisk", "a leader whose disk is slow keeps its term", slowDisk},
 	{"many", "1,000 partitions: creation, idle load, disk", manyPartitions},
 	{"throughput", "records per second on three local brokers", throughput},
 	{"bytes", "bytes written to disk per byte produced", diskBytes},
