@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -163,6 +164,10 @@ func (p *Partition) submit(o *op, timeout time.Duration, stop <-chan struct{}) *
 	var timer *time.Timer
 	for {
 		room, err := p.trySubmit(o, w)
+		if final(err) {
+			go p.refuse(w, err, o.deadline)
+			return w
+		}
 		if err != nil {
 			return failedPending(err)
 		}
@@ -183,6 +188,23 @@ func (p *Partition) submit(o *op, timeout time.Duration, stop <-chan struct{}) *
 			return failedPending(ErrClosed)
 		}
 	}
+}
+
+// final says whether a client takes err for the last word on its producer: told of a gap that is none, it begins a new
+// epoch and sends again what is in the log already.
+func final(err error) bool {
+	return errors.Is(err, ErrOutOfOrderSequence) || errors.Is(err, ErrDuplicateSequence) || errors.Is(err, ErrProducerFenced)
+}
+
+// refuse answers with a final error once a majority confirmed that this replica still leads: a stale leader knows
+// neither what its successor has stored nor who was fenced there (safety rule 16).
+func (p *Partition) refuse(w *Pending, err error, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	if stale := p.VerifyLeader(ctx); stale != nil {
+		err = stale
+	}
+	w.complete(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStartOffset: p.LogStart(), Err: err})
 }
 
 // trySubmit does so now, or returns a channel that is closed when it is worth another try.

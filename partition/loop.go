@@ -57,6 +57,7 @@ func (p *Partition) step() time.Duration {
 		return next
 	}
 	now := time.Now()
+	p.followPolicy()
 	if p.marking.Load() {
 		if d := p.markDue.Sub(now); d > 0 {
 			soon(d)
@@ -214,6 +215,18 @@ func (p *Partition) completeLate(now time.Time) bool {
 	return true
 }
 
+// followPolicy makes a switch to flush policy fsync true for what is in the log already, without waiting for an append.
+func (p *Partition) followPolicy() {
+	fsync := p.o.Config().Fsync
+	if fsync && !p.fsynced {
+		if err := p.log.ApplyPolicy(); err != nil {
+			p.logger.Warn("cannot sync what was appended under flush.policy replicated", "error", err)
+			return
+		}
+	}
+	p.fsynced = fsync
+}
+
 // writeMark keeps the applied index.
 func (p *Partition) writeMark(sync bool) error {
 	index := p.applied.Load()
@@ -221,7 +234,7 @@ func (p *Partition) writeMark(sync bool) error {
 	if index == 0 || !ok {
 		return nil
 	}
-	return p.mark.write(mark{index: index, term: term, durable: p.o.Config().Fsync}, sync)
+	return p.mark.write(mark{index: index, term: term, durable: p.log.Durable(index)}, sync)
 }
 
 // advance deletes the segments below the log start, a few at a time, each after the checkpoint below its successor is

@@ -16,7 +16,7 @@ import (
 // asking, and it is evidence: a log that ends below it has lost acknowledged entries (safety rule 12).
 type mark struct {
 	index, term uint64
-	durable     bool // the entry was on disk when the mark was written (flush policy fsync)
+	durable     bool // the entry was on disk when the mark was written
 }
 
 // The file has two slots, written in turn, so that a torn write leaves the other one:

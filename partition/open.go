@@ -221,7 +221,7 @@ func (p *Partition) checkLoss(voted, termOne bool) error {
 	case ok && term != kept.term:
 		lost = fmt.Sprintf("entry %d was committed in term %d, the log has term %d", kept.index, kept.term, term)
 	}
-	if lost != "" && (kept.durable || p.o.Config().Fsync || rec.Clean || rec.SameBoot) {
+	if lost != "" && (kept.durable || rec.Clean || rec.SameBoot) {
 		return fmt.Errorf("%w: %s", ErrCorrupt, lost)
 	}
 	if last > 0 && !termOne {
@@ -233,7 +233,7 @@ func (p *Partition) checkLoss(voted, termOne bool) error {
 	if lost != "" {
 		p.logger.Error("log lost its tail in a crash of the machine (flush.policy replicated)", "found", lost)
 	}
-	if !rec.Clean && !rec.SameBoot && !p.o.Config().Fsync && last > 0 {
+	if !rec.Clean && !rec.SameBoot && rec.Unsynced && last > 0 {
 		p.note = "the machine crashed under flush.policy replicated: the tail of the log may be missing"
 	}
 	return nil

@@ -170,6 +170,7 @@ type Partition struct {
 	busy     atomic.Bool    // a command of the loop is under way
 	ckptMu   sync.Mutex
 
+	fsynced        bool // the loop's: the log is known to follow flush policy fsync
 	announced      bool // the loop's: OnLeader(true) was called last
 	announcedEpoch int32
 	markDue        time.Time

@@ -9,6 +9,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/balsa-broker/balsa/protocol/record"
 )
 
 func TestSingleReplica(t *testing.T) {
@@ -295,6 +299,52 @@ func TestRule16StaleLeaderIsSilent(t *testing.T) {
 		}
 		for _, m := range c.members {
 			c.net.setCut(l.r, m.r, false)
+		}
+		c.converge()
+		c.stopAll()
+	})
+}
+
+// An answer about a producer's sequence cannot be taken back either: the client takes it for loss, begins a new epoch
+// and sends again what a newer leader has.
+func TestRule16StaleLeaderJudgesNoProducer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3)
+		c.timing.Lease = c.timing.Heartbeat // so that it does not notice by itself
+		c.startAll()
+		old := c.leader()
+		c.fill(old, 1, 0, 5)
+		c.converge()
+		var others []*member
+		for _, m := range c.members {
+			if m != old {
+				c.net.setCut(old.r, m.r, true)
+				others = append(others, m)
+			}
+		}
+		c.net.nodes[raft.ServerAddress(others[0].r.String())].ch <- raft.RPC{
+			Command:  &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}},
+			RespChan: make(chan raft.RPCResponse, 1),
+		}
+		c.fill(c.leader(others...), 1, 5, 5)
+		if _, ok := old.p.Leading(); !ok {
+			t.Fatal("it knows already")
+		}
+		for _, x := range []struct {
+			what string
+			b    record.Batch
+		}{
+			{"the next of what the new leader has", batch(1, 1, 0, 10, "next")},
+			{"an epoch older than its own", batch(1, 1, -1, 0, "fenced")},
+			{"half of what it has", batch(2, 1, 0, 4, "half")},
+		} {
+			r := old.p.Append(x.b, -1, 10*time.Second).Result()
+			if !errors.Is(r.Err, ErrNotLeader) && !errors.Is(r.Err, ErrTimedOut) {
+				t.Errorf("%s: %v", x.what, r.Err)
+			}
+		}
+		for _, m := range others {
+			c.net.setCut(old.r, m.r, false)
 		}
 		c.converge()
 		c.stopAll()

@@ -57,7 +57,7 @@ func (l *Log) Append(entries []NewEntry) error {
 		return err
 	}
 	cfg := l.config()
-	if err := l.unclean(); err != nil {
+	if err := l.unclean(cfg); err != nil {
 		return err
 	}
 	if l.mustRoll(cfg, total) {
@@ -116,17 +116,36 @@ func (l *Log) check(entries []NewEntry) (total int64, err error) {
 	return total, nil
 }
 
-// unclean durably takes back the clean mark before the first change, and notes the run of the machine in which what
-// follows is written, when the last segment's header does not say so already.
-func (l *Log) unclean() error {
-	if !l.persisted.clean && (l.persisted.boot == l.o.BootID || len(l.segs) == 0) {
+// unclean durably takes back the clean mark before the first change, notes the run of the machine in which what
+// follows is written, when the last segment's header does not say so already, and whether it is synced before it counts.
+func (l *Log) unclean(cfg Config) error {
+	was := l.persisted.unsynced
+	if was == !cfg.Fsync && !l.persisted.clean && (l.persisted.boot == l.o.BootID || len(l.segs) == 0) {
 		return nil
 	}
-	st := l.stateAt(l.durableEnd(), 0)
-	if err := l.writeState(st); err != nil {
+	if was && cfg.Fsync && l.active() != nil && l.synced < l.active().size {
+		if err := l.syncActive(); err != nil {
+			return err
+		}
+	}
+	l.persisted.unsynced = !cfg.Fsync
+	if err := l.writeState(l.stateAt(l.durableEnd(), 0)); err != nil {
+		l.persisted.unsynced = was
 		return err // nothing was changed: a failed replacement leaves the old file or the new
 	}
 	return nil
+}
+
+// ApplyPolicy makes a switch to Config.Fsync true for what was appended before: on return it is durable, and a loss of
+// power leaves no doubt about it. The next append would do the same.
+func (l *Log) ApplyPolicy() error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	cfg := l.config()
+	if err := l.usable(); err != nil || !cfg.Fsync || !l.persisted.unsynced {
+		return err
+	}
+	return l.unclean(cfg)
 }
 
 // durableEnd is the furthest boundary known durable that is cheap to name: the end, or that of the closed segments.

@@ -40,7 +40,8 @@ type Log struct {
 	nextIndex   uint64 // 0: any
 	nextOffset  int64
 	startOffset int64
-	synced      int64 // position in the active segment up to which it is durable
+	synced      int64     // position in the active segment up to which it is durable
+	flushed     time.Time // all that was appended before is durable
 	terms       []termStart
 	runs        []run
 	configs     []configEntry
@@ -54,7 +55,9 @@ type persisted struct {
 	valid bool
 	next  uint64
 	clean bool
-	boot  string
+	// unsynced: entries may have counted before they were synced (Config.Fsync off).
+	unsynced bool
+	boot     string
 }
 
 // withDefaults fills in Kafka's defaults.
@@ -285,10 +288,31 @@ func (l *Log) OnRoll(f func(baseIndex uint64)) {
 	l.wmu.Unlock()
 }
 
+// Durable says whether the entries up to index are known to be on disk.
+func (l *Log) Durable(index uint64) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	s := l.active()
+	return index < l.nextIndex && (s == nil || l.synced >= s.size || index < s.firstIndex)
+}
+
+// Flushed is a time before which all that was appended is on disk; zero when none is known.
+func (l *Log) Flushed() time.Time {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if s := l.active(); s == nil || l.synced >= s.size {
+		return l.o.Now()
+	}
+	return l.flushed
+}
+
 // Recovery says what Open found.
 type Recovery struct {
-	Clean     bool  // closed by Close
-	SameBoot  bool  // the machine did not restart since
+	Clean    bool // closed by Close
+	SameBoot bool // the machine did not restart since
+	// Unsynced: entries may have counted before they were synced (Config.Fsync was off). Unless Clean or SameBoot, the
+	// end of what was appended may be missing (safety rule 13).
+	Unsynced  bool
 	TornBytes int64 // cut from the tail of the last segment
 	BytesRead int64
 }

@@ -10,6 +10,9 @@ import (
 func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	l.mu.Lock()
 	pos := s.size
+	if !cfg.Fsync && l.synced >= pos {
+		l.flushed = l.o.Now()
+	}
 	if pos == 0 {
 		pos = s.headerSize
 	}

@@ -49,7 +49,10 @@ func (l *Log) open() error {
 	}
 	if st != nil {
 		l.adopt(st)
+	} else {
+		l.persisted.unsynced = !l.config().Fsync // a log without Fsync has a state file, unless it was lost
 	}
+	l.rec.Unsynced = l.persisted.unsynced
 	switch _, err := l.o.FS.Stat(l.distrustPath()); {
 	case err == nil:
 		l.distrusted = true
@@ -151,7 +154,7 @@ func (l *Log) adopt(st *state) {
 	l.startOffset, l.firstIndex, l.prevTerm = st.startOffset, st.firstIndex, st.prevTerm
 	l.nextIndex, l.nextOffset = st.nextIndex, st.nextOffset
 	l.terms, l.runs, l.configs = st.terms, st.runs, st.configs
-	l.persisted = persisted{valid: true, next: st.nextIndex, boot: st.boot}
+	l.persisted = persisted{valid: true, next: st.nextIndex, unsynced: st.flags&stateUnsynced != 0, boot: st.boot}
 	l.rec.SameBoot = st.boot == l.o.BootID && st.boot != ""
 }
 

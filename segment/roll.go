@@ -13,7 +13,7 @@ func (l *Log) Roll() error {
 	if s := l.active(); s == nil || s.nextOffset == s.baseOffset {
 		return nil
 	}
-	if err := l.unclean(); err != nil {
+	if err := l.unclean(l.config()); err != nil {
 		return err
 	}
 	return l.roll()
@@ -79,11 +79,12 @@ func (l *Log) syncActive() error {
 	if err := l.openActive(s.nextIndex); err != nil {
 		return err
 	}
+	begin := l.o.Now()
 	if err := l.o.Sync.Sync(Append{File: l.file, Pos: l.synced, Len: int(s.size - l.synced)}); err != nil {
 		return l.fail("sync", err)
 	}
 	l.mu.Lock()
-	l.synced = s.size
+	l.synced, l.flushed = s.size, begin
 	l.mu.Unlock()
 	return nil
 }
@@ -100,7 +101,7 @@ func (l *Log) Sync() error {
 		l.wmu.Unlock()
 		return nil
 	}
-	m, gen := l.mark(), l.generation
+	m, gen, begin := l.mark(), l.generation, l.o.Now()
 	a := Append{Pos: l.synced, Len: int(s.size - l.synced)}
 	f, err := s.pin(l.o.FS)
 	l.wmu.Unlock()
@@ -120,7 +121,7 @@ func (l *Log) Sync() error {
 		return nil // rolled, truncated or closed meanwhile, each of which syncs
 	}
 	l.mu.Lock()
-	l.synced = m.pos
+	l.synced, l.flushed = m.pos, begin
 	l.mu.Unlock()
 	if l.markDue(m.pos) {
 		l.flushIndexLogged(m)

@@ -18,7 +18,8 @@ import (
 //	offset size field
 //	     0    8 "BALSASTA"
 //	     8    4 format version = 1
-//	    12    4 flags: 1 closed cleanly, 2 a reset is under way (files are to be deleted)
+//	    12    4 flags: 1 closed cleanly, 2 a reset is under way (files are to be deleted), 4 what is appended is not
+//	          synced before it counts (Config.Fsync was off)
 //	    16    8 log start offset
 //	    24    8 index of the first entry
 //	    32    8 term of the entry before it
@@ -41,6 +42,7 @@ const (
 
 	stateClean     = 1
 	stateResetting = 2
+	stateUnsynced  = 4
 )
 
 type termStart struct {
@@ -241,6 +243,9 @@ func (l *Log) loadState() (*state, error) {
 // stateAt describes the log up to c, a frame boundary below which all is durable. wmu is held; mu is not needed, for
 // only the writer changes what is read here.
 func (l *Log) stateAt(c cursor, flags uint32) *state {
+	if l.persisted.unsynced && flags&stateClean == 0 {
+		flags |= stateUnsynced
+	}
 	st := &state{
 		flags:       flags,
 		startOffset: l.startOffset,
@@ -293,6 +298,8 @@ func (l *Log) writeState(st *state) error {
 	if err := vfs.WriteFile(l.o.FS, l.o.Dir, l.statePath(), st.encode()); err != nil {
 		return fmt.Errorf("segment: write state: %w", err)
 	}
-	l.persisted = persisted{valid: true, next: st.nextIndex, clean: st.flags&stateClean != 0, boot: st.boot}
+	l.persisted = persisted{
+		valid: true, next: st.nextIndex, clean: st.flags&stateClean != 0, unsynced: st.flags&stateUnsynced != 0, boot: st.boot,
+	}
 	return nil
 }

@@ -328,8 +328,8 @@ func (l *Log) tailEnd(s *seg, t *tail, c cursor, last bool, cause error) error {
 }
 
 // judge returns an error when the bad frame at c cannot be a torn write, because a sound frame stands behind it:
-// while the machine ran through (same boot), always; after a power cut under Config.Fsync, when it stands further
-// behind than one write leaves unsynced; without Fsync never, for pages reach the disk in any order.
+// while the machine ran through (same boot), always; after a power cut of a log that was written under Config.Fsync, when
+// it stands further behind than one write leaves unsynced; without Fsync never, for pages reach the disk in any order.
 func (l *Log) judge(t *tail, c cursor, cause error) error {
 	if l.o.DurableIndex >= max(c.index, 1) {
 		return fmt.Errorf("%w: %w, and entries up to %d were durable", ErrCorrupt, cause, l.o.DurableIndex)
@@ -337,7 +337,7 @@ func (l *Log) judge(t *tail, c cursor, cause error) error {
 	from := c.pos + 1
 	switch {
 	case l.rec.SameBoot:
-	case l.config().Fsync:
+	case !l.rec.Unsynced:
 		from = c.pos + maxUnsynced
 	default:
 		return nil

@@ -131,6 +131,11 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	for i := range o.Producers {
 		cl, err := c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 			kgo.ProducerLinger(0),
+			// Told of a gap in its sequence, the client begins a new epoch and sends again: its records stand twice.
+			kgo.ProducerOnDataLossDetected(func(_ string, partition int32) {
+				s := fmt.Sprintf("producer %d was told of lost records in partition %d", i, partition)
+				l.errs.CompareAndSwap(nil, &s)
+			}),
 			// A frozen broker answers nothing: the client must give up on it before it asks who leads now.
 			kgo.RequestTimeoutOverhead(500*time.Millisecond), kgo.ProduceRequestTimeout(time.Second),
 			// A broker that says it has not seen what it acknowledged: the client would begin a new epoch and send again.
