@@ -74,12 +74,3 @@ func TestLeaderTableConverges(t *testing.T) {
 		_, _ = decodeLeaderships(wire[:cut]) // no panic
 	}
 }
-
-func FuzzDecodeMessages(f *testing.F) {
-	f.Add((&leadership{inSync: []int32{1}}).encode(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = decodeLeaderships(b)
-		_, _ = decodeQuestions(b)
-		_, _ = decodeStandings(b)
-	})
-}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/balsa-broker/balsa/internal/raftconf"
 	"github.com/balsa-broker/balsa/vfs"
 )
 
@@ -124,6 +125,11 @@ func decodeCheckpoint(b []byte) (*checkpoint, error) {
 	c.machine = slices.Clone(d.bytes())
 	if d.failed || len(d.b) != 0 {
 		return nil, fmt.Errorf("%w: length", errBadCheckpoint)
+	}
+	if len(c.conf) > 0 {
+		if _, err := raftconf.Decode(c.conf); err != nil {
+			return nil, fmt.Errorf("%w: %w", errBadCheckpoint, err)
+		}
 	}
 	return c, nil
 }

@@ -3,8 +3,11 @@ package segment
 import (
 	"bytes"
 	"os"
+	"strings"
 	"testing"
 
+	"github.com/balsa-broker/balsa/protocol/record"
+	"github.com/balsa-broker/balsa/vfs"
 	"github.com/balsa-broker/balsa/vfs/crashfs"
 )
 
@@ -88,5 +91,69 @@ func FuzzOpen(f *testing.F) {
 			_ = l.Append([]NewEntry{{Index: next, Term: 1 << 30, Type: Noop}})
 		}
 		_ = l.Close()
+	})
+}
+
+// FuzzSideFiles: beside sound segments the index and state files may hold any bytes. The log opens, serves what it held
+// and nothing else, and takes more.
+func FuzzSideFiles(f *testing.F) {
+	build := func(t testing.TB) (*crashfs.FS, Options, *model) {
+		fs := crashfs.New(1)
+		l, o, m := testLog(t, fs, Config{Fsync: true, IndexIntervalBytes: 1, SegmentBytes: 1500})
+
+		for range 6 {
+			mustAppend(t, l, m, batches(m, 3, 50))
+		}
+		if len(l.Segments()) < 2 {
+			t.Fatal("one segment only")
+		}
+		must(t, l.Close())
+		return fs, o, m
+	}
+	fs, _, m := build(f)
+	read := func(name string) []byte {
+		b, err := vfs.ReadFile(fs, "/log/"+name, 1<<20)
+		must(f, err)
+		return b
+	}
+	names, err := fs.ReadDir("/log")
+	must(f, err)
+	var indexes []string
+	for _, e := range names {
+		if strings.HasSuffix(e.Name(), indexSuffix) {
+			indexes = append(indexes, e.Name())
+		}
+	}
+	first, last := indexes[0], indexes[len(indexes)-1]
+	f.Add(read(first), read(last), read("state"), false)
+	f.Add(read(last), read(first), read("state"), true)
+	f.Add(read(first)[:100], read(last)[:97], read("state")[:50], false)
+	f.Add([]byte{}, []byte{}, []byte{}, true)
+	f.Fuzz(func(t *testing.T, closed, active, state []byte, noState bool) {
+		fs, o, _ := build(t)
+		o.FS = fs
+		for name, b := range map[string][]byte{first: closed, last: active, "state": state} {
+			must(t, vfs.WriteFile(fs, "/log", "/log/"+name, b))
+		}
+		if noState {
+			must(t, fs.Remove("/log/state"))
+		}
+		l, err := Open(o)
+		if err != nil {
+			t.Fatalf("sound segments are refused: %v", err)
+		}
+		m := m.clone()
+		verify(t, l, m)
+		for i := range m.nextOffset() {
+			rs, err := l.ReadOffsets(i, m.nextOffset(), 1, true)
+			must(t, err)
+			for _, r := range rs {
+				if b := record.Batch(readRange(t, r)); b.BaseOffset() > i || b.LastOffset() < i {
+					t.Fatalf("a read at %d gives %d", i, b.BaseOffset())
+				}
+			}
+		}
+		mustAppend(t, l, m, batches(m, 2, 50))
+		must(t, l.Close())
 	})
 }

@@ -56,11 +56,12 @@ const reserveBytes = 8 << 20
 
 func openStore(dir string) (*store, error) {
 	path := filepath.Join(dir, "raft.db")
-	b, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		// bbolt makes a file that grows at least as large as its map: the two sizes are one.
-		BoltOptions: &bbolt.Options{Timeout: time.Second, InitialMmapSize: reserveBytes},
-	})
+	// bbolt makes a file that grows at least as large as its map: the two sizes are one.
+	options := &bbolt.Options{Timeout: time.Second, InitialMmapSize: reserveBytes}
+	if err := votes.Prepare(path, 0o600, options, func(*bbolt.Tx) error { return nil }); err != nil {
+		return nil, fmt.Errorf("open the controller's log %s: %w", path, err)
+	}
+	b, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 	if err != nil {
 		return nil, fmt.Errorf("open the controller's log %s: %w", path, err)
 	}

@@ -219,21 +219,6 @@ func TestEntriesOnTheWire(t *testing.T) {
 	})
 }
 
-func FuzzDecodeEntries(f *testing.F) {
-	b, _, _ := group{}.EncodeEntries(nil, []*raft.Log{{Index: 1, Term: 2, Data: []byte("x")}, {Index: 2, Term: 2, Type: raft.LogNoop}}, 1000)
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		logs, err := group{}.DecodeEntries(1, b)
-		if err != nil {
-			return
-		}
-		again, n, err := group{}.EncodeEntries(nil, logs, 1<<30)
-		if err != nil || n != len(logs) || !bytes.Equal(again, b) {
-			t.Fatalf("%x: %d, %v, %x", b, n, err, again)
-		}
-	})
-}
-
 func TestAnswersOnTheWire(t *testing.T) {
 	for _, c := range []struct {
 		a   answer

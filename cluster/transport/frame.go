@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/balsa-broker/balsa/internal/raftconf"
 )
 
 // Every frame begins with a header; numbers are big-endian:
@@ -290,6 +292,9 @@ func parseSnapshot(b []byte) (r route, q *raft.InstallSnapshotRequest, err error
 	}
 	if q.Size < 0 {
 		return r, nil, errMalformed
+	}
+	if _, err := raftconf.Decode(q.Configuration); err != nil {
+		return r, nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return r, q, nil
 }

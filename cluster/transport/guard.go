@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/balsa-broker/balsa/internal/raftconf"
 )
 
 // decodeAppend makes one part, or a heartbeat, the AppendEntries that Raft may see: its entries are checked and the
@@ -46,6 +48,11 @@ func checkEntries(p appendPart, logs []*raft.Log) error {
 			return fmt.Errorf("%w: entry %d has term %d after term %d in a request of term %d", errMalformed, l.Index, l.Term, term, p.term)
 		}
 		term = l.Term
+		if l.Type == raft.LogConfiguration {
+			if _, err := raftconf.Decode(l.Data); err != nil {
+				return fmt.Errorf("%w: entry %d: %w", errMalformed, l.Index, err)
+			}
+		}
 	}
 	return nil
 }

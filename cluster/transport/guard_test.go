@@ -280,16 +280,17 @@ func TestRule6Snapshot(t *testing.T) {
 				it.answer = func(any) (any, error) { return &raft.AppendEntriesResponse{Term: 9}, nil }
 			}
 			data := bytes.Repeat([]byte("snapshot"), 100<<10)
+			conf := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/1", Address: "1/1"}}})
 			var resp raft.InstallSnapshotResponse
 			err := it.leader.InstallSnapshot("", it.to, &raft.InstallSnapshotRequest{
 				RPCHeader: header3(), SnapshotVersion: 1, Term: 7, LastLogIndex: c.index, LastLogTerm: c.term,
-				Configuration: []byte("configuration"), ConfigurationIndex: 3, Size: int64(len(data)),
+				Configuration: conf, ConfigurationIndex: 3, Size: int64(len(data)),
 			}, &resp, bytes.NewReader(data))
 			handed := 0
 			for _, s := range it.take() {
 				if q, ok := s.(*raft.InstallSnapshotRequest); ok {
 					handed++
-					if string(q.Configuration) != "configuration" || q.ConfigurationIndex != 3 || q.Size != int64(len(data)) ||
+					if !bytes.Equal(q.Configuration, conf) || q.ConfigurationIndex != 3 || q.Size != int64(len(data)) ||
 						q.SnapshotVersion != 1 || q.LastLogIndex != c.index || q.LastLogTerm != c.term || string(q.ID) != "1/1" {
 						t.Errorf("%+v", q)
 					}
@@ -369,6 +370,7 @@ func TestBadEntriesAreRefused(t *testing.T) {
 		"term falls":         {{Index: 11, Term: 2}, {Index: 12, Term: 1}},
 		"term of the future": {{Index: 11, Term: 3}},
 		"wrong start":        {{Index: 12, Term: 2}},
+		"no configuration":   {{Index: 11, Term: 2, Type: raft.LogConfiguration, Data: []byte("x")}}, // Raft would panic
 	} {
 		var resp raft.AppendEntriesResponse
 		err := it.leader.AppendEntries("", it.to, &raft.AppendEntriesRequest{
@@ -377,6 +379,13 @@ func TestBadEntriesAreRefused(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+	var resp raft.InstallSnapshotResponse
+	q := &raft.InstallSnapshotRequest{
+		RPCHeader: header3(), SnapshotVersion: 1, Term: 7, LastLogIndex: 30, LastLogTerm: 2, Configuration: []byte("x"), ConfigurationIndex: 3,
+	}
+	if err := it.leader.InstallSnapshot("", it.to, q, &resp, strings.NewReader("")); err == nil {
+		t.Error("a snapshot whose configuration cannot be read: accepted")
 	}
 	if seen := it.take(); len(seen) != 0 {
 		t.Fatalf("Raft saw %v", seen)

@@ -2,12 +2,15 @@
 // only when they change, and with one transaction for all that wait.
 //
 //	bucket "votes":  replica id (8, big-endian) + key  ->  value
+//	                 "sum"                             ->  sum of the FNV-64a hashes of all other keys and values (8)
 package votes
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -57,6 +60,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	replicas map[uint64]*Stable
+	sum      uint64 // only the writer's, once open
 	waiting  []*write
 	wake     chan struct{} // capacity 1
 	closed   bool
@@ -73,9 +77,23 @@ type write struct {
 	done   chan error
 }
 
-var bucketName = []byte("votes")
+var (
+	bucketName = []byte("votes")
+	sumKey     = []byte("sum")
+)
 
-// Open opens or creates the file at path, which its folder must exist for. One process at a time.
+// hash of a key and its value. Their sum is kept beside them: it tells a file in which a bit has flipped, or an older
+// page come back, from what was written.
+func hash(k, v []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(k))))
+	_, _ = h.Write(k)
+	_, _ = h.Write(v)
+	return h.Sum64()
+}
+
+// Open opens or creates the file at path, which its folder must exist for. One process at a time. ErrDamaged: the file is
+// not as it was written; nothing of it may be believed.
 func Open(path string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -89,10 +107,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Perm == 0 {
 		o.Perm = 0o600
 	}
-	db, err := bolt.Open(path, o.Perm, &bolt.Options{
-		Timeout: o.LockTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
-		InitialMmapSize: int(max(o.ReserveBytes, 1<<20)),
-	})
+	db, err := openFile(path, o)
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("votes: open %s: held by another process", path)
 	}
@@ -107,6 +122,24 @@ func Open(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
+func openFile(path string, o Options) (*bolt.DB, error) {
+	options := &bolt.Options{
+		Timeout: o.LockTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+		InitialMmapSize: int(max(o.ReserveBytes, 1<<20)),
+	}
+	err := Prepare(path, o.Perm, options, func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucket(bucketName)
+		if err != nil {
+			return err
+		}
+		return b.Put(sumKey, make([]byte, 8))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return bolt.Open(path, o.Perm, options)
+}
+
 func (s *Store) load(path string) error {
 	if s.o.ReserveBytes > 0 {
 		if err := Reserve(path, s.o.ReserveBytes); err != nil {
@@ -116,15 +149,21 @@ func (s *Store) load(path string) error {
 	// A committed transaction at every start: whatever an earlier process wrote without a completed sync is synced
 	// before it counts (safety rule 8).
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucketName)
-		if err != nil {
-			return err
+		b := tx.Bucket(bucketName)
+		if b == nil {
+			return fmt.Errorf("%w: no bucket", ErrDamaged)
 		}
 		b.FillPercent = 0.9
-		return b.ForEach(func(k, v []byte) error {
-			if len(k) < 8 {
-				return fmt.Errorf("key of %d bytes", len(k))
+		var sum []byte
+		err := b.ForEach(func(k, v []byte) error {
+			if bytes.Equal(k, sumKey) {
+				sum = v
+				return nil
 			}
+			if len(k) < 8 {
+				return fmt.Errorf("%w: key of %d bytes", ErrDamaged, len(k))
+			}
+			s.sum += hash(k, v)
 			r := s.replica(binary.BigEndian.Uint64(k))
 			r.values[string(k[8:])] = append([]byte(nil), v...)
 			if string(k[8:]) == keyCurrentTerm && len(v) == 8 {
@@ -132,6 +171,13 @@ func (s *Store) load(path string) error {
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		if len(sum) != 8 || binary.BigEndian.Uint64(sum) != s.sum {
+			return fmt.Errorf("%w: the sum of the keys and values is another", ErrDamaged)
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("votes: read %s: %w", path, err)
@@ -275,11 +321,17 @@ func (s *Store) fail(err error) error {
 func (s *Store) commit(batch []*write) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketName)
+		was := func(k []byte) {
+			if v := b.Get(k); v != nil {
+				s.sum -= hash(k, v)
+			}
+		}
 		for _, w := range batch {
 			prefix := binary.BigEndian.AppendUint64(nil, w.s.id)
 			if w.delete {
 				c := b.Cursor()
 				for k, _ := c.Seek(prefix); len(k) >= 8 && binary.BigEndian.Uint64(k) == w.s.id; k, _ = c.Seek(prefix) {
+					was(k)
 					if err := b.Delete(k); err != nil {
 						return err
 					}
@@ -287,10 +339,16 @@ func (s *Store) commit(batch []*write) error {
 				continue
 			}
 			for i, k := range w.keys {
-				if err := b.Put(append(prefix[:8:8], k...), w.values[i]); err != nil {
+				key := append(prefix[:8:8], k...)
+				was(key)
+				s.sum += hash(key, w.values[i])
+				if err := b.Put(key, w.values[i]); err != nil {
 					return err
 				}
 			}
+		}
+		if err := b.Put(sumKey, binary.BigEndian.AppendUint64(nil, s.sum)); err != nil {
+			return err
 		}
 		if s.o.beforeCommit != nil {
 			return s.o.beforeCommit()

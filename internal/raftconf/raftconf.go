@@ -1,0 +1,19 @@
+// Package raftconf reads a Raft group's configuration that came from a disk or a wire. Raft itself panics on bytes that
+// are none, and the whole broker would go down for one group (safety rule 7).
+package raftconf
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+// Decode is raft.DecodeConfiguration with an error for bytes that are no configuration.
+func Decode(b []byte) (c raft.Configuration, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a configuration of %d bytes that cannot be read: %v", len(b), r)
+		}
+	}()
+	return raft.DecodeConfiguration(b), nil
+}
