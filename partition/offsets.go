@@ -123,22 +123,39 @@ func readRange(ranges []segment.Range, buf []byte, n int) ([]byte, error) {
 }
 
 // EpochEnd answers OffsetForLeaderEpoch with what is committed: the largest epoch <= epoch that the log knows and the
-// offset where it ends; -1, -1 when unknown.
-func (p *Partition) EpochEnd(epoch int32) (int32, int64) {
+// offset where it ends; -1, -1 when unknown. An end below the high watermark is for ever; any other answer makes a reader
+// go back, so a majority confirms the leader first (safety rule 16). Only on the serving leader.
+func (p *Partition) EpochEnd(ctx context.Context, epoch int32) (int32, int64, error) {
+	if _, err := p.serving(); err != nil {
+		return -1, -1, err
+	}
+	e, end, sure := p.epochEnd(epoch)
+	if sure {
+		return e, end, nil
+	}
+	if err := p.VerifyLeader(ctx); err != nil {
+		return -1, -1, err
+	}
+	e, end, _ = p.epochEnd(epoch)
+	return e, end, nil
+}
+
+// epochEnd is sure of an end that no other leader could see elsewhere.
+func (p *Partition) epochEnd(epoch int32) (e int32, end int64, sure bool) {
 	hw := p.HighWatermark()
 	if now, ok := p.Leading(); ok {
 		if epoch == now {
-			return epoch, hw
+			return epoch, hw, false
 		}
 		if epoch > now {
-			return -1, -1
+			return -1, -1, false
 		}
 	}
-	e, end := p.log.EpochEnd(epoch)
+	e, end = p.log.EpochEnd(epoch)
 	if e < 0 {
-		return -1, -1
+		return -1, -1, false
 	}
-	return e, min(end, hw)
+	return e, min(end, hw), end < hw
 }
 
 // DeleteRecords moves the log start to offset (-1: the high watermark) by a replicated command; returns the new start.

@@ -126,7 +126,7 @@ func TestReadAndEpochs(t *testing.T) {
 			t.Errorf("divergence: %+v, %v", r, err)
 		}
 		r.Release()
-		if e, end := f.p.EpochEnd(epoch); e != epoch || end != 10 {
+		if e, end, _ := f.p.epochEnd(epoch); e != epoch || end != 10 {
 			t.Errorf("end of epoch %d: %d, %d", epoch, e, end)
 		}
 		c.stopAll()
@@ -293,6 +293,16 @@ func TestRule16StaleLeaderIsSilent(t *testing.T) {
 		}
 		if _, _, _, err := l.p.OffsetForTime(t.Context(), 1<<60); err == nil {
 			t.Error("it says that no record is as late as that")
+		}
+		epoch, _ := l.p.Leading()
+		for _, e := range []int32{0, epoch, epoch + 1} {
+			if e, end, err := l.p.EpochEnd(t.Context(), e); err == nil {
+				t.Errorf("it says that epoch %d ended at %d", e, end)
+			}
+		}
+		r, err := l.p.Read(ReadRequest{Offset: hw + 1, CurrentEpoch: -1, LastFetchedEpoch: epoch, MaxBytes: 100})
+		if err == nil {
+			t.Errorf("it says that the reader's log diverges: %+v", r)
 		}
 		if _, err := l.p.DeleteRecords(t.Context(), hw+1); err == nil || errors.Is(err, ErrOffsetOutOfRange) {
 			t.Errorf("delete above its high watermark: %v", err)

@@ -55,9 +55,18 @@ func (p *Partition) Read(r ReadRequest) (ReadResult, error) {
 	}
 	res := p.offsets()
 	if r.LastFetchedEpoch >= 0 {
-		if e, end := p.EpochEnd(r.LastFetchedEpoch); e >= 0 && (e < r.LastFetchedEpoch || end < r.Offset) {
-			res.Diverging, res.DivergingEpoch, res.DivergingEnd = true, e, end
-			return res, nil
+		diverges := func(e int32, end int64) bool { return e >= 0 && (e < r.LastFetchedEpoch || end < r.Offset) }
+		if e, end, _ := p.epochEnd(r.LastFetchedEpoch); diverges(e, end) {
+			ctx, cancel := context.WithTimeout(context.Background(), verifyLimit)
+			e, end, err := p.EpochEnd(ctx, r.LastFetchedEpoch)
+			cancel()
+			if err != nil {
+				return res, err
+			}
+			if diverges(e, end) {
+				res.Diverging, res.DivergingEpoch, res.DivergingEnd = true, e, end
+				return res, nil
+			}
 		}
 	}
 	if r.Offset > res.HighWatermark {
