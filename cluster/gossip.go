@@ -179,6 +179,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 	ml.GossipInterval = 100 * time.Millisecond
 	ml.PushPullInterval = 10 * time.Second
 	ml.TCPTimeout = 2 * time.Second
+	ml.EnableCompression = false // a probe is fifty bytes: packing it costs more than all else that gossip does
 	ml.Merge, ml.Alive = g, g
 
 	cfg := serf.DefaultConfig()

@@ -197,6 +197,13 @@ func (n *Nemesis) inflict(f Fault) {
 	switch f.Kind {
 	case Kill, Power:
 		power := f.Kind == Power
+		if power && c.o.Policy != "fsync" {
+			// What only the others have is not to be in their caches alone when the next power goes.
+			if err := c.Whole(n.load.Topic.ID); err != nil {
+				n.note(f, "left out: %v", err)
+				return
+			}
+		}
 		n.down([]*Broker{a}, f, count, func(b *Broker) error { return b.Kill(power) })
 	case KillAll, PowerAll:
 		power := f.Kind == PowerAll
