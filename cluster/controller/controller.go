@@ -199,7 +199,7 @@ func (c *Controller) raftConfig() *raft.Config {
 	conf.HeartbeatTimeout, conf.ElectionTimeout = t.Heartbeat, t.Heartbeat
 	conf.LeaderLeaseTimeout, conf.CommitTimeout = t.Lease, t.Commit
 	conf.SnapshotInterval, conf.SnapshotThreshold, conf.TrailingLogs = t.SnapshotInterval, t.SnapshotThreshold, t.TrailingLogs
-	conf.MaxAppendEntries = 256 // and no BatchApplyCh: what lies in that buffer when raft ends is never answered
+	conf.MaxAppendEntries = 256   // and no BatchApplyCh: what lies in that buffer when raft ends is never answered
 	conf.ShutdownOnRemove = false // a removed member may be added again, and its image stays readable
 	conf.NoLegacyTelemetry = true
 	conf.Logger = raftlog.New(c.logger)
