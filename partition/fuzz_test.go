@@ -10,7 +10,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/config"
-	"github.com/balsa-broker/balsa/protocol/record"
 	"github.com/balsa-broker/balsa/segment"
 	"github.com/balsa-broker/balsa/vfs"
 	"github.com/balsa-broker/balsa/vfs/crashfs"
@@ -157,7 +156,7 @@ func FuzzOpen(f *testing.F) {
 		must(t, l.Append([]segment.NewEntry{{Index: 2, Term: 2, Type: segment.Noop}}))
 		for i := range uint64(3) {
 			b := batch(1, -1, -1, -1, "v")
-			must(t, l.Append([]segment.NewEntry{{Index: i + 3, Term: 2, Type: segment.Batch, Data: record.Batch(b)}}))
+			must(t, l.Append([]segment.NewEntry{{Index: i + 3, Term: 2, Type: segment.Batch, Data: b}}))
 		}
 		must(t, l.Close())
 		must(t, (&markFile{fsys: fsys, dir: dir}).write(m, true))

@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -59,7 +58,7 @@ func TestRule12SwitchToFsyncIsNoDamage(t *testing.T) {
 			m.dead = true
 			c.stop(m)
 			m.dead = false
-			disk, boot = next, fmt.Sprint("boot 2")
+			disk, boot = next, "boot 2"
 			p, err := Open(c.options(m))
 			if err != nil {
 				t.Errorf("seed %d: %v", seed, err)

@@ -67,7 +67,7 @@ func Prepare(path string, perm fs.FileMode, o *bolt.Options, init func(*bolt.Tx)
 		return err
 	}
 	tmp := path + ".new"
-	if err := os.RemoveAll(tmp); err != nil {
+	if err := vfs.OS().RemoveAll(tmp); err != nil {
 		return err
 	}
 	db, err := bolt.Open(tmp, perm, o)
