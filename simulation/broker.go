@@ -13,6 +13,7 @@ import (
 
 	"github.com/balsa-broker/balsa/cluster"
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/vfs"
 	"github.com/balsa-broker/balsa/vfs/crashfs"
 )
 
@@ -51,8 +52,11 @@ func (b *Broker) Start() error {
 	if err != nil {
 		return err
 	}
-	fs := b.disk.FS()
-	fs.SetHook(b.disturb)
+	b.disk.FS().SetHook(b.disturb)
+	fs := vfs.FS(b.disk.FS())
+	if b.c.o.Disk != nil {
+		fs = b.c.o.Disk(fs)
+	}
 	var join []string
 	for _, o := range b.c.Brokers {
 		if o != b {

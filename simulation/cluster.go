@@ -15,6 +15,7 @@ import (
 	"github.com/balsa-broker/balsa/cluster"
 	"github.com/balsa-broker/balsa/cluster/meta"
 	"github.com/balsa-broker/balsa/config"
+	"github.com/balsa-broker/balsa/vfs"
 )
 
 // Options of a Cluster. Everything random follows Seed; what the Go scheduler does, does not.
@@ -26,6 +27,8 @@ type Options struct {
 	Policy  string // flush.policy of the topics
 	Timing  cluster.Timing
 	Logger  *slog.Logger // default: none
+	// Disk, if set, stands between the brokers and their disks.
+	Disk func(vfs.FS) vfs.FS
 
 	config *config.Broker
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Plan struct {
 	MeanGap    time.Duration // between faults
 	Partitions int32
 	Pace       time.Duration // of each producer
+	Schedule   []Fault       // nil: that of the seed
 }
 
 // heals bounds, in simulated time, how long a cluster may take to be whole and writable when all faults are over.
@@ -33,6 +35,7 @@ type Report struct {
 	Faults     map[Kind]int
 	Acked      int // records
 	Operations int // of the history
+	Terms      int // sum of the partitions' last terms: how often somebody stood
 	Bad        []string
 	Log        []string // what the nemesis did
 }
@@ -63,9 +66,18 @@ func (r *Report) run(c *Cluster, p Plan) error {
 		return err
 	}
 	load := c.StartLoad(topic, 1, p.Pace)
-	nemesis := c.StartNemesis(load, Schedule(p.Seed, p.Brokers, p.Policy, p.Length, p.MeanGap))
+	var churn sync.WaitGroup
+	stop := make(chan struct{})
+	churn.Go(func() { c.churn(stop) })
+	schedule := p.Schedule
+	if schedule == nil {
+		schedule = Schedule(p.Seed, p.Brokers, p.Policy, p.Length, p.MeanGap)
+	}
+	nemesis := c.StartNemesis(load, schedule)
 	time.Sleep(p.Length)
 	nemesis.Wait()
+	close(stop)
+	churn.Wait()
 	r.Faults, r.Log = nemesis.Counts(), nemesis.Log()
 	if err := c.Heal(); err != nil {
 		r.Bad = append(r.Bad, "stuck: "+err.Error())
@@ -75,6 +87,14 @@ func (r *Report) run(c *Cluster, p Plan) error {
 	}
 	if len(r.Bad) == 0 {
 		r.Bad = load.Verify(heals)
+		if err := c.WaitDeleted(topic.ID, heals); err != nil {
+			r.Bad = append(r.Bad, "stuck: topics are not deleted: "+err.Error())
+		}
+		for part := range p.Partitions {
+			if _, p, err := c.leading(topic.ID, part); err == nil {
+				r.Terms += int(p.Status().Term)
+			}
+		}
 	} else {
 		r.Bad = append(r.Bad, load.Violations()...)
 	}
@@ -86,8 +106,8 @@ func (r *Report) run(c *Cluster, p Plan) error {
 // String sums the report up; the schedule's log is there when something was wrong.
 func (r Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d, %d brokers, %s: %v simulated, %d records acknowledged, %d operations, faults:", r.Seed, r.Brokers, r.Policy,
-		r.Simulated.Round(time.Second), r.Acked, r.Operations)
+	fmt.Fprintf(&b, "seed %d, %d brokers, %s: %v simulated, %d records acknowledged, %d operations, %d terms, faults:", r.Seed, r.Brokers, r.Policy,
+		r.Simulated.Round(time.Second), r.Acked, r.Operations, r.Terms)
 	for _, k := range slices.Sorted(maps.Keys(r.Faults)) {
 		fmt.Fprintf(&b, " %s %d,", k, r.Faults[k])
 	}

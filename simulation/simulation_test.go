@@ -3,6 +3,7 @@
 package simulation
 
 import (
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/balsa-broker/balsa/vfs"
 )
 
 // tempDir is a folder in memory where there is one.
@@ -66,6 +69,13 @@ func simulate(t *testing.T, p Plan) (r Report) {
 		}
 	})
 	t.Logf("%v in %v", r, time.Since(began).Round(time.Millisecond))
+	return r
+}
+
+// sound is simulate without a violation.
+func sound(t *testing.T, p Plan) Report {
+	t.Helper()
+	r := simulate(t, p)
 	if len(r.Bad) > 0 {
 		t.Errorf("replay this schedule: BALSA_SEED=%d", p.Seed)
 	}
@@ -74,17 +84,43 @@ func simulate(t *testing.T, p Plan) (r Report) {
 
 // Without faults everything is acknowledged and read.
 func TestCalm(t *testing.T) {
-	r := simulate(t, Plan{Options: Options{Seed: 1, Brokers: 3, Policy: "fsync"}, Length: time.Minute, MeanGap: time.Hour, Partitions: 4, Pace: time.Second})
+	r := sound(t, Plan{Options: Options{Seed: 1, Brokers: 3, Policy: "fsync"}, Length: time.Minute, MeanGap: time.Hour, Partitions: 4, Pace: time.Second})
 	if r.Acked < 100 {
 		t.Fatalf("%d records acknowledged", r.Acked)
 	}
 }
 
+// Disks that say "synced" and are not lose acknowledged records when the power of all goes: the simulation must see it.
+func TestLyingDisksAreFound(t *testing.T) {
+	r := simulate(t, Plan{
+		Options: Options{Seed: 7, Brokers: 3, Policy: "fsync", Disk: func(f vfs.FS) vfs.FS { return lyingFS{f} }},
+		Length:  time.Minute, Partitions: 2, Pace: time.Second, Schedule: []Fault{{At: 30 * time.Second, For: time.Second, Kind: PowerAll}},
+	})
+	if len(r.Bad) == 0 {
+		t.Fatal("no violation")
+	}
+}
+
+// lyingFS syncs no segment.
+type lyingFS struct{ vfs.FS }
+
+func (l lyingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := l.FS.OpenFile(name, flag, perm)
+	if err == nil && strings.HasSuffix(name, ".log") {
+		f = lyingFile{f}
+	}
+	return f, err
+}
+
+type lyingFile struct{ vfs.File }
+
+func (lyingFile) Sync() error { return nil }
+
 // TestSimulation runs random schedules. By default few and short ones, always the same; BALSA_SIM_HOURS=n runs at least
 // n simulated hours under new seeds, BALSA_SEED=s the one schedule of that seed.
 func TestSimulation(t *testing.T) {
 	if s, err := strconv.ParseUint(os.Getenv("BALSA_SEED"), 10, 64); err == nil {
-		simulate(t, planOf(s, time.Hour))
+		sound(t, planOf(s, time.Hour))
 		return
 	}
 	if hours, err := strconv.ParseFloat(os.Getenv("BALSA_SIM_HOURS"), 64); err == nil {
@@ -96,7 +132,7 @@ func TestSimulation(t *testing.T) {
 		length = 3 * time.Minute
 	}
 	for seed := range uint64(3) {
-		simulate(t, planOf(seed, length))
+		sound(t, planOf(seed, length))
 	}
 }
 
@@ -128,10 +164,11 @@ func long(t *testing.T, hours float64) {
 	for runs := 1; total.Simulated.Hours() < hours; runs++ {
 		// One processor is twice as fast as two, which meet in other orders.
 		runtime.GOMAXPROCS(1 + rand.IntN(4)/3)
-		r := simulate(t, planOf(rand.Uint64N(1e9), time.Hour))
+		r := sound(t, planOf(rand.Uint64N(1e9), time.Hour))
 		total.Simulated += r.Simulated
 		total.Acked += r.Acked
 		total.Operations += r.Operations
+		total.Terms += r.Terms
 		for k, n := range r.Faults {
 			total.Faults[k] += n
 		}
@@ -143,6 +180,6 @@ func long(t *testing.T, hours float64) {
 	for _, n := range total.Faults {
 		faults += n
 	}
-	t.Logf("%.1f cluster-hours, %d faults %v, %d records acknowledged, %d operations, no violation, in %v",
-		total.Simulated.Hours(), faults, total.Faults, total.Acked, total.Operations, time.Since(began).Round(time.Second))
+	t.Logf("%.1f cluster-hours, %d faults %v, %d records acknowledged, %d operations, %d terms, no violation, in %v",
+		total.Simulated.Hours(), faults, total.Faults, total.Acked, total.Operations, total.Terms, time.Since(began).Round(time.Second))
 }
