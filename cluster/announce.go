@@ -28,6 +28,7 @@ type announceHost interface {
 	call(ctx context.Context, node int32, k kind, payload []byte) ([]byte, error)
 	alivePeers() []int32
 	gone(node int32) bool
+	resigned(l *leadership) // another broker says that it leads a partition no more; must not block
 }
 
 type announcePeer struct {
@@ -121,7 +122,9 @@ func (a *announcer) send(node int32) {
 func (a *announcer) receive(payload []byte) ([]byte, error) {
 	ls, err := decodeLeaderships(payload)
 	for _, l := range ls {
-		a.table.put(l)
+		if a.table.put(l) && l.resigned {
+			a.host.resigned(l)
+		}
 	}
 	return nil, err
 }

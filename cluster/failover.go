@@ -180,6 +180,30 @@ func (f *failover) nodeUp(node int32) {
 	f.kick()
 }
 
+// resigned: node says that it leads r's group no more, though its broker lives. If Raft here still believes in it after
+// the time that a hand-over takes, ask around: a replica that stopped sends no heartbeats, and nobody misses them for
+// seconds.
+func (f *failover) resigned(r *replica, node int32) {
+	ra := r.raft()
+	if ra == nil {
+		return
+	}
+	leader := raftLeader(ra)
+	if leader.Node != node || node == f.self {
+		return
+	}
+	f.mu.Lock()
+	o := f.orphans[r.self.ID]
+	if o == nil {
+		o = &orphan{r: r}
+		f.orphans[r.self.ID] = o
+	}
+	r.calm.Store(nil)
+	o.next, o.suspect = time.Now().Add(f.t.DeferFor), suspicion{leader: leader, term: ra.CurrentTerm()}
+	f.mu.Unlock()
+	f.kick()
+}
+
 // calm says, cheaply, that a replica was led at the last look, still is by the same leader, and that this leader lives.
 func (f *failover) calm(r *replica) bool {
 	ra := r.raft()

@@ -12,11 +12,13 @@ var (
 	descLeading    = prometheus.NewDesc("balsa_cluster_leaders", "Partitions that this broker leads.", nil, nil)
 	descLeaderless = prometheus.NewDesc("balsa_cluster_leaderless", "Groups with a replica here that look for a leader.", nil, nil)
 	descStood      = prometheus.NewDesc("balsa_cluster_elections_total", "Times that the failover driver made a replica here stand for election.", nil, nil)
+	descDamaged    = prometheus.NewDesc("balsa_cluster_replica_damages_total", "Replicas on this broker that were found damaged.", nil, nil)
+	descRebuilt    = prometheus.NewDesc("balsa_cluster_replica_rebuilds_total", "Damaged replicas on this broker that were rebuilt and vote again.", nil, nil)
 	descDiskFull   = prometheus.NewDesc("balsa_cluster_disk_full", "1 while produce is refused for want of room.", nil, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDiskFull} {
+	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descDiskFull} {
 		ch <- d
 	}
 }
@@ -36,11 +38,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descController, flag(c.n.ctl.IsLeader()))
 	gauge(descReplicas, float64(s.Replicas-s.Opening-len(s.Failed)), "open")
 	gauge(descReplicas, float64(s.Opening), "opening")
-	gauge(descReplicas, float64(len(s.Failed)), "failed")
+	gauge(descReplicas, float64(len(s.Failed)-s.Damaged), "failed")
+	gauge(descReplicas, float64(s.Damaged), "damaged")
 	gauge(descLeading, float64(s.Leading))
 	gauge(descLeaderless, float64(s.Leaderless))
 	gauge(descDiskFull, flag(s.DiskFull))
-	ch <- prometheus.MustNewConstMetric(descStood, prometheus.CounterValue, float64(c.n.failover.stood.Load()))
+	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt} {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
 }
 
 // registerMetrics: a second node of one process that shares a registry goes without.

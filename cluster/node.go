@@ -46,6 +46,7 @@ type Node struct {
 	founding *founding
 	disk     *diskGuard
 	opens    *openSync
+	repair   repair
 
 	registration meta.Broker
 	registered   atomic.Bool
@@ -80,6 +81,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		opt: o, self: o.NodeID, log: o.Logger, timing: o.Timing, leaders: newLeaderTable(), syncer: segment.NewSyncer(0),
 		started: make(chan struct{}), again: make(chan struct{}, 1),
 	}
+	n.repair.under, n.repair.others = make(map[partitionKey]time.Time), make(map[int32]damageList)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.config.Store(o.Config)
 	if err := o.FS.MkdirAll(o.DataDir, 0o755); err != nil {
@@ -119,7 +121,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	close(n.started)
 	for _, loop := range []func(context.Context){
 		n.bootstrapLoop, n.imageLoop, n.registerLoop, n.dutiesLoop, n.pingLoop, n.leadersLoop, n.membersLoop, n.rebalanceLoop,
-		n.retentionLoop, n.diskLoop, n.failover.run,
+		n.retentionLoop, n.diskLoop, n.repairLoop, n.failover.run,
 	} {
 		n.wg.Go(func() { loop(n.ctx) })
 	}
@@ -165,6 +167,8 @@ func (n *Node) listen() error {
 	handle(kindAnnounce, func(_ int32, b []byte) ([]byte, error) { return n.announce.receive(b) })
 	handle(kindPull, func(_ int32, b []byte) ([]byte, error) { return n.announce.answerPull(b) })
 	handle(kindDigest, n.announce.answerDigest)
+	handle(kindDamaged, n.answerDamaged)
+	handle(kindDamages, n.hearDamages)
 	handle(kindBootstrap, func(int32, []byte) ([]byte, error) { return n.answerFounding() })
 	handle(kindConfirm, func(_ int32, b []byte) ([]byte, error) { return n.answerConfirm(b) })
 	return nil
@@ -393,7 +397,7 @@ func (n *Node) Ready() error {
 		}
 		return errors.New("not registered with the controller")
 	}
-	if total, opening, _ := n.replicas.state(); opening > 0 {
+	if total, opening, _, _ := n.replicas.state(); opening > 0 {
 		return fmt.Errorf("%d of %d replicas are being opened", opening, total)
 	}
 	return nil
@@ -411,22 +415,29 @@ type Status struct {
 	Leading     int
 	Leaderless  int // groups with a replica here that look for a leader
 	Failed      []ReplicaFailure
+	Damaged     int    // of Failed
+	Rebuilt     uint64 // damaged replicas whose successors vote, in this run
+	FoundDamage uint64 // replicas found damaged in this run
 	DiskFull    bool
 }
 
-// ReplicaFailure is a replica that does not open.
+// ReplicaFailure is a replica that does not open, or stopped.
 type ReplicaFailure struct {
-	Topic     string
-	Partition int32
-	Err       error
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Replica   uint64 `json:"replica"`
+	Damaged   bool   `json:"damaged"` // it does not serve before it is rebuilt; else it is opened again by itself
+	Reason    string `json:"reason"`
+	Waits     string `json:"waits,omitempty"` // why it is not rebuilt yet
 }
 
 // Status of this broker.
 func (n *Node) Status() Status {
-	total, opening, failed := n.replicas.state()
+	total, opening, _, damaged := n.replicas.state()
 	s := Status{
 		Node: n.self, ClusterID: n.clusterID(), Incarnation: n.identity.Incarnation, Controller: n.Controller(), Alive: n.alive.list(),
 		Replicas: total, Opening: opening, Leaderless: n.failover.leaderless(), DiskFull: n.disk.isFull(),
+		Failed: n.replicas.failures(), Damaged: damaged, Rebuilt: n.repair.rebuilt.Load(), FoundDamage: n.repair.damaged.Load(),
 	}
 	for _, r := range n.replicas.open() {
 		if p := r.partition(); p != nil {
@@ -435,11 +446,6 @@ func (n *Node) Status() Status {
 			}
 		}
 	}
-	n.replicas.mu.RLock()
-	for _, r := range failed {
-		s.Failed = append(s.Failed, ReplicaFailure{Topic: r.topic, Partition: r.key.part, Err: r.err})
-	}
-	n.replicas.mu.RUnlock()
 	return s
 }
 

@@ -38,9 +38,12 @@ type replica struct {
 	standing  atomic.Bool // a TimeoutNow is on its way to Raft
 
 	// Of the reconciler, under replicas.mu.
-	busy    bool // being opened, closed or restarted
-	err     error
-	retryAt time.Time
+	busy     bool // being opened, closed or restarted
+	err      error
+	retryAt  time.Time
+	damaged  bool   // err is of a kind that opening again does not cure: it is to be rebuilt (repair.go)
+	waits    string // why it is not rebuilt yet
+	failures int    // of its store, each time it was open
 }
 
 func (r *replica) partition() *partition.Partition { return r.p.Load() }
@@ -102,6 +105,7 @@ type replicas struct {
 	byID    map[uint64]*replica
 	byKey   map[partitionKey]*replica
 	onDisk  map[uint64]string // replica folders found at start, not opened so far
+	aside   map[string]string // folders of damaged replicas, by asideKey
 	configs map[meta.TopicID]*atomic.Pointer[config.Topic]
 	closed  bool
 
@@ -116,6 +120,7 @@ type replicaHost interface {
 	topicConfig(t *meta.Topic) config.Topic
 	replicaOpened(r *replica)
 	replicaGone(r *replica)
+	replicaDamaged()
 	reconcileSoon()
 }
 
@@ -138,7 +143,7 @@ func replicaDirName(topic string, part int32, id uint64) string {
 func newReplicas(host replicaHost, fsys vfs.FS, dir string, self int32, inc uint64, logger *slog.Logger) (*replicas, error) {
 	rs := &replicas{
 		host: host, fs: fsys, dir: dir, self: self, inc: inc, log: logger, byID: make(map[uint64]*replica),
-		byKey: make(map[partitionKey]*replica), onDisk: make(map[uint64]string),
+		byKey: make(map[partitionKey]*replica), onDisk: make(map[uint64]string), aside: make(map[string]string),
 		configs: make(map[meta.TopicID]*atomic.Pointer[config.Topic]), slots: make(chan struct{}, parallelOpens),
 	}
 	if err := fsys.MkdirAll(dir, 0o755); err != nil {
@@ -157,6 +162,10 @@ func newReplicas(host replicaHost, fsys vfs.FS, dir string, self int32, inc uint
 			if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
 				logger.Warn("Removing a deleted replica", "folder", name, "err", err)
 			}
+			continue
+		}
+		if strings.HasSuffix(name, damagedSuffix) {
+			rs.foundAside(name)
 			continue
 		}
 		if i := strings.LastIndexByte(name, '-'); i >= 0 {
@@ -297,7 +306,7 @@ func (rs *replicas) wantLocked(t *meta.Topic, p *meta.Partition, mr meta.Replica
 		}
 		r.order.Store(&order)
 	}
-	if r.busy || r.p.Load() != nil || now.Before(r.retryAt) {
+	if r.busy || r.damaged || r.p.Load() != nil || now.Before(r.retryAt) {
 		return
 	}
 	r.busy = true
@@ -353,12 +362,13 @@ func (rs *replicas) openOne(r *replica, bootstrap []partition.Replica, cfg func(
 	r.busy = false
 	closed := rs.closed
 	if err != nil && !(closed && errors.Is(err, partition.ErrClosed)) {
-		if r.err == nil || r.err.Error() != err.Error() {
-			rs.log.Error("Replica does not open", "topic", r.topic, "partition", r.key.part, "replica", raftAddress(r.self), "err", err)
+		rs.failedLocked(r, err)
+		if r.retryAt = time.Now(); !r.damaged {
+			r.retryAt = r.retryAt.Add(replicaRetry)
 		}
-		r.retryAt = time.Now().Add(replicaRetry)
+	} else {
+		r.err = err
 	}
-	r.err = err
 	delete(rs.onDisk, r.self.ID)
 	rs.mu.Unlock()
 	if err == nil {
@@ -371,6 +381,7 @@ func (rs *replicas) openOne(r *replica, bootstrap []partition.Replica, cfg func(
 func (rs *replicas) remove(r *replica) {
 	p := r.p.Swap(nil)
 	rs.mu.Lock()
+	damaged := r.damaged
 	delete(rs.byID, r.self.ID)
 	if rs.byKey[r.key] == r {
 		delete(rs.byKey, r.key)
@@ -382,7 +393,11 @@ func (rs *replicas) remove(r *replica) {
 			rs.log.Warn("Closing a deleted replica", "topic", r.topic, "partition", r.key.part, "err", err)
 		}
 	}
-	rs.discard(r.self.ID, r.dir)
+	if damaged {
+		rs.putAside(r)
+	} else {
+		rs.discard(r.self.ID, r.dir)
+	}
 	rs.host.reconcileSoon()
 }
 
@@ -465,18 +480,21 @@ func (rs *replicas) closeAll() error {
 	return errors.Join(errs...)
 }
 
-// state counts the replicas: all that are wanted, those not open yet, those that failed.
-func (rs *replicas) state() (total, opening int, failed []*replica) {
+// state counts the replicas: all that are wanted, those not open yet, those that failed, and of these the damaged.
+func (rs *replicas) state() (total, opening, failed, damaged int) {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
 	for _, r := range rs.byID {
 		total++
 		switch {
 		case r.err != nil:
-			failed = append(failed, r)
+			failed++
+			if r.damaged {
+				damaged++
+			}
 		case r.p.Load() == nil:
 			opening++
 		}
 	}
-	return total, opening, failed
+	return total, opening, failed, damaged
 }

@@ -48,6 +48,9 @@ type Timing struct {
 	// Members is the step of membership changes of the groups led here.
 	Members time.Duration
 
+	// Repair is the step of looking after replicas that stopped or do not open.
+	Repair time.Duration
+
 	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
 	Retention, Rebalance time.Duration
 }
@@ -92,6 +95,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.FenceAfter, 2*time.Second)
 	def(&t.Duties, 500*time.Millisecond)
 	def(&t.Members, 500*time.Millisecond)
+	def(&t.Repair, 500*time.Millisecond)
 	def(&t.Retention, 5*time.Minute)
 	def(&t.Rebalance, 5*time.Minute)
 	return t

@@ -27,9 +27,15 @@ func (n *Node) gone(node int32) bool               { return !n.alive.isAlive(nod
 func (n *Node) replica(id uint64) (*replica, bool) { return n.replicas.get(id) }
 func (n *Node) openReplicas() []*replica           { return n.replicas.open() }
 func (n *Node) restart(r *replica)                 { n.replicas.restart(r) }
+func (n *Node) resigned(l *leadership) {
+	if r, ok := n.replicas.find(l.key); ok {
+		n.failover.resigned(r, l.node)
+	}
+}
 func (n *Node) deleteVotes(id uint64) error        { return n.votes.Delete(id) }
 func (n *Node) replicaOpened(r *replica)           { n.failover.opened(r) }
 func (n *Node) replicaGone(*replica)               {}
+func (n *Node) replicaDamaged()                    { n.repair.damaged.Add(1) }
 
 func (n *Node) alivePeers() []int32 {
 	return slices.DeleteFunc(n.alive.list(), func(id int32) bool { return id == n.self })

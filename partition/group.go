@@ -41,23 +41,18 @@ func (p *Partition) mayVote() bool {
 	return p.failed() == nil && p.log.LastIndex() >= floor
 }
 
-// EncodeEntries appends the frames of entries[0..n) as they lie in the segment to buf.
+// EncodeEntries appends the frames of entries[0..n) as they lie in the segment to buf. They were checked: what is damaged
+// is not sent, and ends this replica.
 func (p *Partition) EncodeEntries(buf []byte, entries []*raft.Log, maxBytes int) ([]byte, int, error) {
 	if len(entries) == 0 {
 		return buf, 0, nil
 	}
 	first := entries[0].Index
-	r, err := p.log.ReadIndexes(first, first+uint64(len(entries))-1, maxBytes)
-	if err != nil {
-		return buf, 0, fmt.Errorf("encode entry %d: %w", first, err)
-	}
-	defer r.Release()
 	at := len(buf)
-	buf = append(buf, make([]byte, r.Len)...)
-	if _, err := r.File.ReadAt(buf[at:], r.Pos); err != nil {
-		return buf[:at], 0, fmt.Errorf("encode entry %d: %w", first, err)
+	buf, n, err := p.log.ReadFrames(buf, first, first+uint64(len(entries))-1, maxBytes)
+	if err != nil {
+		return buf, 0, fmt.Errorf("encode entry %d: %w", first, p.spoiled(err))
 	}
-	n := int(r.Last - r.First + 1)
 	// A truncation may have come in between: same index and term is the same entry.
 	for _, e := range entries[:n] {
 		if term, ok := p.log.Term(e.Index); !ok || term != e.Term {
@@ -66,6 +61,9 @@ func (p *Partition) EncodeEntries(buf []byte, entries []*raft.Log, maxBytes int)
 	}
 	return buf, n, nil
 }
+
+// Frame reads and checks the bytes of one entry, as they lie in the segment.
+func (p *Partition) Frame(index uint64) ([]byte, error) { return p.readFrame(index) }
 
 // DecodeEntries makes Raft's logs of the leader's frames. Their data alias payload.
 func (p *Partition) DecodeEntries(first uint64, payload []byte) ([]*raft.Log, error) {

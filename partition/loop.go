@@ -405,6 +405,7 @@ func (p *Partition) failStop(err error) {
 	}
 	p.leading.Store(-1)
 	p.logger.Error("replica stops", "error", err)
+	p.noteDamage(err)
 	if g := p.group.Load(); g != nil {
 		go g.stop()
 	}

@@ -19,7 +19,7 @@ func (p *Partition) OffsetForTime(ctx context.Context, ts int64) (offset, timest
 	start := p.LogStart()
 	at, ok, err := p.log.OffsetForTime(ts)
 	if err != nil {
-		return -1, -1, -1, fmt.Errorf("%w: %w", ErrStorage, err)
+		return -1, -1, -1, fmt.Errorf("%w: %w", ErrStorage, p.spoiled(err))
 	}
 	if ok {
 		offset, timestamp, epoch, err = p.firstRecord(max(at, start), func(r *record.Record) bool {
@@ -72,7 +72,7 @@ func (p *Partition) firstRecord(from int64, match func(*record.Record) bool, may
 				from = p.LogStart()
 				continue
 			}
-			return -1, -1, -1, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, from, err)
+			return -1, -1, -1, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, from, p.spoiled(err))
 		}
 		if len(ranges) == 0 {
 			break
@@ -85,7 +85,7 @@ func (p *Partition) firstRecord(from int64, match func(*record.Record) bool, may
 			ranges[i].Release()
 		}
 		if err != nil {
-			return -1, -1, -1, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, from, err)
+			return -1, -1, -1, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, from, p.spoiled(err))
 		}
 		b := record.Batch(buf)
 		if may(b) {

@@ -97,6 +97,9 @@ func (p *Partition) open() error {
 	if err := makeDir(o.FS, o.Dir); err != nil {
 		return err
 	}
+	if err := p.checkDamageNote(); err != nil {
+		return err
+	}
 	id, known, err := readIdentity(o.FS, o.Dir)
 	if err != nil {
 		return err
@@ -416,14 +419,6 @@ func (p *Partition) startRaft() error {
 
 // readFrame reads the frame of one entry: for a batch the batch.
 func (p *Partition) readFrame(index uint64) (record.Batch, error) {
-	r, err := p.log.ReadIndexes(index, index, 1)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Release()
-	b := make([]byte, r.Len)
-	if _, err := r.File.ReadAt(b, r.Pos); err != nil {
-		return nil, fmt.Errorf("read entry %d: %w", index, err)
-	}
-	return b, nil
+	b, _, err := p.log.ReadFrames(nil, index, index, 1)
+	return b, err
 }

@@ -96,7 +96,7 @@ func (p *Partition) Read(r ReadRequest) (ReadResult, error) {
 		if errors.Is(err, segment.ErrNotFound) && r.Offset < p.LogStart() {
 			return p.offsets(), ErrOffsetOutOfRange
 		}
-		return res, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, r.Offset, err)
+		return res, fmt.Errorf("%w: read at offset %d: %w", ErrStorage, r.Offset, p.spoiled(err))
 	}
 	for i := range res.Ranges {
 		res.Bytes += res.Ranges[i].Len

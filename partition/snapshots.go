@@ -43,6 +43,9 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 	}
 	c, body, err := readCheckpoint(p.o.FS, p.o.Dir, first-1, checkpointSuffix)
 	if err != nil {
+		if errors.Is(err, errBadCheckpoint) {
+			p.failStop(fmt.Errorf("%w: %w", ErrCorrupt, err)) // nobody could catch up from here
+		}
 		return nil, err
 	}
 	return []*raft.SnapshotMeta{c.meta(strconv.FormatUint(c.index, 10), int64(len(body)))}, nil

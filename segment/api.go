@@ -100,4 +100,6 @@ type Range struct {
 	First     uint64 // Raft index of the first frame
 	Last      uint64
 	NextIndex uint64
+
+	offset int64 // of the first record at or behind the first frame
 }

@@ -42,6 +42,7 @@ type seg struct {
 	firstAppend time.Time // of a batch, in this process; zero: created counts
 
 	rebuild sync.Mutex // one rebuild of the index at a time
+	checked checked
 
 	mu   sync.Mutex
 	file vfs.File

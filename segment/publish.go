@@ -19,6 +19,7 @@ func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	if l.firstIndex == 0 {
 		l.firstIndex = entries[0].Index
 	}
+	begin := pos
 	for i := range entries {
 		e := &entries[i]
 		f := Entry{Index: e.Index, Term: e.Term, Type: e.Type, BaseOffset: s.nextOffset, NextOffset: s.nextOffset}
@@ -39,6 +40,7 @@ func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	if cfg.Fsync {
 		l.synced = end
 	}
+	s.checked.add(begin, s.size, l.o.Now())
 	unsynced := end - l.synced
 	pending := len(l.idx.pending)
 	l.mu.Unlock()

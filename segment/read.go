@@ -109,7 +109,7 @@ func (l *Log) Scan(first uint64, f func(Entry) bool) error {
 }
 
 // ReadIndexes returns the frames of entries first.. as one range of one file: at most last, at most maxBytes unless
-// the first frame alone is larger.
+// the first frame alone is larger. Their bytes are not checked, see ReadFrames.
 func (l *Log) ReadIndexes(first, last uint64, maxBytes int) (Range, error) {
 	var r Range
 	err := l.settled(func(gen uint64) error {
@@ -133,7 +133,8 @@ func (l *Log) ReadIndexes(first, last uint64, maxBytes int) (Range, error) {
 // ReadOffsets returns stretches of batches from the one holding offset on, only batches that lie below limit
 // (NextOffset of the batch <= limit), at most maxBytes in all; when minOne, the first batch even if larger.
 // Reserved frames are never inside a range. ErrNotFound when offset < StartOffset or > NextOffset; no ranges at the
-// end. There are at most 16 ranges, so the end may not be reached although maxBytes is not.
+// end. There are at most 16 ranges, so the end may not be reached although maxBytes is not. What this process has not
+// written or checked lately is read and checked first (checked.go): ErrCorrupt says that this replica is damaged.
 func (l *Log) ReadOffsets(offset, limit int64, maxBytes int, minOne bool) ([]Range, error) {
 	var out []Range
 	release := func() {
@@ -163,6 +164,9 @@ func (l *Log) ReadOffsets(offset, limit int64, maxBytes int, minOne bool) ([]Ran
 				return err
 			}
 			out = append(out, r)
+			if err := l.checkRange(r.File, c, to); err != nil {
+				return err
+			}
 			left -= r.Len
 			c = to
 		}
@@ -277,6 +281,6 @@ func (l *Log) rangeOf(c, to cursor, gen uint64) (Range, error) {
 	l.mu.RUnlock()
 	return Range{
 		File: f, Pos: c.pos, Len: int(to.pos - c.pos), Release: c.s.unpin,
-		First: c.index, Last: to.index - 1, NextIndex: to.index,
+		First: c.index, Last: to.index - 1, NextIndex: to.index, offset: c.offset,
 	}, nil
 }

@@ -79,8 +79,9 @@ func (t *tail) header() (fileHeader, error) {
 	return h, err
 }
 
-// frame checks the whole frame at c, with its CRC, where term is in force. errBadFrame: it is none.
-func (t *tail) frame(c cursor, term uint64) (Entry, error) {
+// sound checks the whole frame at c, with its CRC, where term is in force, and describes it without header and payload.
+// errBadFrame: it is none.
+func (t *tail) sound(c cursor, term uint64) (e Entry, err error) {
 	bad := func(err error) (Entry, error) {
 		return Entry{}, fmt.Errorf("%w at position %d: %w", errBadFrame, c.pos, err)
 	}
@@ -88,8 +89,7 @@ func (t *tail) frame(c cursor, term uint64) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e, err := parseHead(b)
-	if err != nil {
+	if e, err = parseHead(b); err != nil {
 		return bad(err)
 	}
 	if err := c.accepts(&e, t.size); err != nil {
@@ -99,9 +99,6 @@ func (t *tail) frame(c cursor, term uint64) (Entry, error) {
 		return bad(err)
 	}
 	e.Index = c.index
-	if e.Type == Batch {
-		e.Header = append([]byte(nil), b...)
-	}
 	ok, err := t.checksum(c.pos, e)
 	if err != nil {
 		return Entry{}, err
@@ -109,9 +106,27 @@ func (t *tail) frame(c cursor, term uint64) (Entry, error) {
 	if !ok {
 		return bad(errors.New("CRC"))
 	}
+	return e, nil
+}
+
+// frame is sound with the header of a batch and the payload of a configuration.
+func (t *tail) frame(c cursor, term uint64) (Entry, error) {
+	var head [record.HeaderSize]byte
+	b, err := t.view(c.pos, record.HeaderSize)
+	if err != nil {
+		return Entry{}, err
+	}
+	n := copy(head[:], b)
+	e, err := t.sound(c, term)
+	if err != nil {
+		return Entry{}, err
+	}
+	if e.Type == Batch {
+		e.Header = append([]byte(nil), head[:n]...)
+	}
 	if e.Type == Configuration {
 		if e.Size > maxConfig {
-			return bad(fmt.Errorf("configuration of %d bytes", e.Size))
+			return Entry{}, fmt.Errorf("%w at position %d: configuration of %d bytes", errBadFrame, c.pos, e.Size)
 		}
 		e.Payload = make([]byte, e.Size-reservedSize)
 		if n, err := t.f.ReadAt(e.Payload, c.pos+reservedSize); n < len(e.Payload) {
