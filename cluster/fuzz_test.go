@@ -18,6 +18,7 @@ type fuzzHost []byte
 func (h fuzzHost) call(context.Context, int32, kind, []byte) ([]byte, error) { return h, nil }
 func (h fuzzHost) alivePeers() []int32                                       { return nil }
 func (h fuzzHost) gone(int32) bool                                           { return true }
+func (fuzzHost) resigned(*leadership)                                        {}
 
 // FuzzDecodeMessages: every message between brokers, and every answer, may be any bytes. Nothing panics; what is
 // accepted can be sent on.

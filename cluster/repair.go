@@ -170,6 +170,8 @@ func (n *Node) replaceDamaged(ctx context.Context, from int32, d damageReport) e
 	switch {
 	case removing:
 		return nil
+	case mp.Recovery != nil:
+		return errors.New("the partition is being recovered after a loss of power")
 	case !ok || old.Node != from:
 		return fmt.Errorf("broker %d has no replica %d of it", from, d.Replica)
 	}
@@ -184,7 +186,10 @@ func (n *Node) replaceDamaged(ctx context.Context, from int32, d damageReport) e
 	if err := p.VerifyLeader(ctx); err != nil {
 		return fmt.Errorf("no majority of the replicas answers: %w", err)
 	}
-	if err := n.propose(ctx, repairTimeout, meta.ReplaceReplica{Topic: d.Topic, Partition: d.Partition, ID: d.Replica}); err != nil {
+	err := n.propose(ctx, repairTimeout, meta.ReplaceReplica{
+		Topic: d.Topic, Partition: d.Partition, ID: d.Replica, Epoch: mp.Epoch,
+	})
+	if err != nil {
 		return err
 	}
 	n.log.Warn("Replica is damaged and gets a successor", "topic", r.topic, "partition", d.Partition, "replica", old.String(), "reason", d.Reason)

@@ -168,7 +168,7 @@ func replicaFiles(t *testing.T, dataDir string, id uint64, suffix string) []stri
 // flipBit turns one bit of a file.
 func flipBit(t *testing.T, file string, pos int64, bit uint) {
 	t.Helper()
-	f, err := os.OpenFile(file, os.O_RDWR, 0) //nolint:forbidigo // the damage is done behind the broker's back
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestReplicaDamagedAtStartIsRebuilt(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, dir string, id uint64){
 		"log cut short": func(t *testing.T, dir string, id uint64) {
 			file := slices.Max(replicaFiles(t, dir, id, ".log"))
-			fi, err := os.Stat(file) //nolint:forbidigo // the damage is done behind the broker's back
+			fi, err := os.Stat(file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +211,7 @@ func TestReplicaDamagedAtStartIsRebuilt(t *testing.T) {
 		},
 		"identity": func(t *testing.T, dir string, id uint64) { flipBit(t, replicaFiles(t, dir, id, "replica")[0], 20, 3) },
 		"folder lost": func(t *testing.T, dir string, id uint64) {
-			if err := os.RemoveAll(filepath.Dir(replicaFiles(t, dir, id, ".log")[0])); err != nil { //nolint:forbidigo // the same
+			if err := os.RemoveAll(filepath.Dir(replicaFiles(t, dir, id, ".log")[0])); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -282,7 +282,7 @@ func TestLeaderWithAFlippedBitIsRebuilt(t *testing.T) {
 // batchAt is the position of the n-th record batch of a segment file.
 func batchAt(t *testing.T, file string, n int) int64 {
 	t.Helper()
-	b, err := os.ReadFile(file) //nolint:forbidigo // as above
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,10 +32,10 @@ func (n *Node) resigned(l *leadership) {
 		n.failover.resigned(r, l.node)
 	}
 }
-func (n *Node) deleteVotes(id uint64) error        { return n.votes.Delete(id) }
-func (n *Node) replicaOpened(r *replica)           { n.failover.opened(r) }
-func (n *Node) replicaGone(*replica)               {}
-func (n *Node) replicaDamaged()                    { n.repair.damaged.Add(1) }
+func (n *Node) deleteVotes(id uint64) error { return n.votes.Delete(id) }
+func (n *Node) replicaOpened(r *replica)    { n.failover.opened(r) }
+func (n *Node) replicaGone(*replica)        {}
+func (n *Node) replicaDamaged()             { n.repair.damaged.Add(1) }
 
 func (n *Node) alivePeers() []int32 {
 	return slices.DeleteFunc(n.alive.list(), func(id int32) bool { return id == n.self })

@@ -101,8 +101,13 @@ func TestCheckedStretches(t *testing.T) {
 		after    time.Duration
 		want     bool
 	}{
-		{100, 600, 0, true}, {99, 200, 0, false}, {100, 601, 0, false}, {300, 300, 0, true},
-		{100, 600, checkedFor, true}, {100, 600, 2*checkedFor - 1, true}, {100, 600, 2 * checkedFor, false},
+		{100, 600, 0, true},
+		{99, 200, 0, false},
+		{100, 601, 0, false},
+		{300, 300, 0, true},
+		{100, 600, checkedFor, true},
+		{100, 600, 2*checkedFor - 1, true},
+		{100, 600, 2 * checkedFor, false},
 	} {
 		if got := k.covers(c.from, c.to, at(c.after)); got != c.want {
 			t.Errorf("%d..%d after %v: %v", c.from, c.to, c.after, got)

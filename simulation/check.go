@@ -25,7 +25,7 @@ func (c *Cluster) Whole(id meta.TopicID) error {
 			return fmt.Errorf("broker %d: %w", b.ID, err)
 		}
 		if s := n.Status(); len(s.Failed) > 0 {
-			return fmt.Errorf("broker %d: %s-%d: %w", b.ID, s.Failed[0].Topic, s.Failed[0].Partition, s.Failed[0].Err)
+			return fmt.Errorf("broker %d: %s-%d: %s", b.ID, s.Failed[0].Topic, s.Failed[0].Partition, s.Failed[0].Reason)
 		}
 	}
 	n := c.any()
