@@ -40,6 +40,10 @@ type Options struct {
 type Cluster struct {
 	Nodes []*Node
 	o     Options
+
+	mu     sync.Mutex
+	moved  map[string]*Node // Kafka addresses that brokers had before
+	dialer net.Dialer
 }
 
 // Node is one broker: its addresses and data folder stay, its process comes and goes.
@@ -101,7 +105,7 @@ func New(o Options) (*Cluster, error) {
 		}
 		o.Binary = bin
 	}
-	c := &Cluster{o: o}
+	c := &Cluster{o: o, moved: map[string]*Node{}, dialer: net.Dialer{Timeout: time.Second}}
 	for i := range o.Nodes {
 		if _, err := c.Add(i + 1); err != nil {
 			return nil, err
@@ -118,7 +122,7 @@ func New(o Options) (*Cluster, error) {
 // Attach is a cluster of brokers that somebody else runs (containers), given their Kafka and HTTP addresses. Clients,
 // loads and WaitReady of its nodes work; starting and stopping is the other's.
 func Attach(kafka, http []string) *Cluster {
-	c := &Cluster{o: Options{Nodes: len(kafka)}}
+	c := &Cluster{o: Options{Nodes: len(kafka)}, dialer: net.Dialer{Timeout: time.Second}}
 	for i := range kafka {
 		c.Nodes = append(c.Nodes, &Node{ID: i + 1, KafkaAddr: kafka[i], HTTPAddr: http[i], c: c})
 	}
@@ -164,14 +168,20 @@ func (c *Cluster) Rejoin() {
 	}
 }
 
-// NewAddresses gives a stopped broker new addresses.
+// NewAddresses gives a stopped broker new addresses. Clients find it under its old ones too, as if these were names.
 func (n *Node) NewAddresses() error {
 	if n.c.o.Net != nil {
-		host, err := n.c.o.Net.Host(n.ID)
+		var host string
+		var err error
+		if n.KafkaAddr == "" {
+			host, err = n.c.o.Net.Host(n.ID)
+		} else {
+			host, err = n.c.o.Net.Move(n.ID)
+		}
 		if err != nil {
 			return err
 		}
-		n.KafkaAddr, n.ClusterAddr, n.GossipAddr, n.HTTPAddr = host+":9092", host+":9192", host+":9193", host+":9644"
+		n.setAddresses(host+":9092", host+":9192", host+":9193", host+":9644")
 		return nil
 	}
 	p, err := FreePorts(4)
@@ -179,8 +189,33 @@ func (n *Node) NewAddresses() error {
 		return err
 	}
 	at := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p[i])) }
-	n.KafkaAddr, n.ClusterAddr, n.GossipAddr, n.HTTPAddr = at(0), at(1), at(2), at(3)
+	n.setAddresses(at(0), at(1), at(2), at(3))
 	return nil
+}
+
+func (n *Node) setAddresses(kafka, cluster, gossip, http string) {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	if n.KafkaAddr != "" {
+		n.c.moved[n.KafkaAddr] = n
+	}
+	n.KafkaAddr, n.ClusterAddr, n.GossipAddr, n.HTTPAddr = kafka, cluster, gossip, http
+}
+
+// dial connects a client. An address that a broker had before leads to the one it has.
+func (c *Cluster) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c.mu.Lock()
+	for _, n := range c.Nodes {
+		if n.KafkaAddr == addr {
+			c.mu.Unlock()
+			return c.dialer.DialContext(ctx, network, addr)
+		}
+	}
+	if n := c.moved[addr]; n != nil {
+		addr = n.KafkaAddr
+	}
+	c.mu.Unlock()
+	return c.dialer.DialContext(ctx, network, addr)
 }
 
 // FreePorts finds ports that are free for TCP and UDP, below the range from which the system takes the ports of outgoing
@@ -436,4 +471,13 @@ func (n *Node) StartJoining(gossip string) error {
 func (n *Node) Printed(text string) bool {
 	b, _ := os.ReadFile(n.Log)
 	return bytes.Contains(b, []byte(text))
+}
+
+// TrimLog empties the file with what the broker printed when it has grown beyond max bytes.
+func (n *Node) TrimLog(max int64) error {
+	fi, err := os.Stat(n.Log)
+	if err != nil || fi.Size() <= max {
+		return err
+	}
+	return os.Truncate(n.Log, 0)
 }

@@ -16,7 +16,8 @@ import (
 type Network struct {
 	id    int
 	mu    sync.Mutex
-	hosts map[int]string
+	hosts map[int]string // present addresses
+	moves map[int]int    // how often a broker's address changed
 }
 
 // NetworkUnavailable says why namespaces can't be used here, or nil.
@@ -34,7 +35,7 @@ func NetworkUnavailable() error {
 
 // NewNetwork makes a bridge that nobody else uses.
 func NewNetwork() (*Network, error) {
-	n := &Network{hosts: map[int]string{}}
+	n := &Network{hosts: map[int]string{}, moves: map[int]int{}}
 	var err error
 	for range 20 { // a concurrent run may have the same
 		n.id = rand.IntN(256)
@@ -62,7 +63,9 @@ func NewNetwork() (*Network, error) {
 func (n *Network) bridge() string       { return fmt.Sprintf("blsbr%d", n.id) }
 func (n *Network) ns(node int) string   { return fmt.Sprintf("bls%d-%d", n.id, node) }
 func (n *Network) veth(node int) string { return fmt.Sprintf("blsv%d-%d", n.id, node) }
-func (n *Network) ip(node int) string   { return fmt.Sprintf("10.199.%d.%d", n.id, 10+node) }
+func (n *Network) ip(node int) string {
+	return fmt.Sprintf("10.199.%d.%d", n.id, 10+node+10*(n.moves[node]%24))
+}
 
 // Host makes the broker's namespace, once, and returns its address.
 func (n *Network) Host(node int) (string, error) {
@@ -80,6 +83,24 @@ func (n *Network) Host(node int) (string, error) {
 		fmt.Sprintf("ip -n %s addr add %s/24 dev eth0", ns, n.ip(node)),
 		fmt.Sprintf("ip -n %s link set eth0 up", ns),
 		fmt.Sprintf("ip -n %s link set lo up", ns),
+	} {
+		if err := run(c); err != nil {
+			return "", err
+		}
+	}
+	n.hosts[node] = n.ip(node)
+	return n.ip(node), nil
+}
+
+// Move gives a broker's namespace another address.
+func (n *Network) Move(node int) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.ip(node)
+	n.moves[node]++
+	for _, c := range []string{
+		fmt.Sprintf("ip -n %s addr del %s/24 dev eth0", n.ns(node), old),
+		fmt.Sprintf("ip -n %s addr add %s/24 dev eth0", n.ns(node), n.ip(node)),
 	} {
 		if err := run(c); err != nil {
 			return "", err

@@ -22,7 +22,7 @@ func (c *Cluster) Client(opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.SeedBrokers(c.Bootstrap()...),
 		kgo.MetadataMinAge(20 * time.Millisecond),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }),
-		kgo.DialTimeout(time.Second),
+		kgo.Dialer(c.dial),
 		// A broker that dies between accept and answer looks to the client like one that wants a login.
 		kgo.AlwaysRetryEOF(),
 	}, opts...)...)

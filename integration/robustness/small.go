@@ -1,0 +1,139 @@
+//go:build robustness
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/balsa-broker/balsa/integration/history"
+)
+
+// small is a slow load on one partition, small enough to be checked for linearizability: three producers that wait for
+// each record, a reader, and somebody who asks for the end.
+type small struct {
+	topic string
+	h     *history.History
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+}
+
+// smallSends bounds what each producer sends in a round.
+const smallSends = 100
+
+func (e *environment) startSmall(topic string) (*small, error) {
+	if err := e.createTopic(topic, 1); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	s := &small{topic: topic, h: history.New(), stop: cancel}
+	for i := range 3 {
+		cl, err := e.c.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+		if err != nil {
+			return s, err
+		}
+		s.wg.Go(func() { defer cl.Close(); s.produce(ctx, cl, i) })
+	}
+	reader, err := e.c.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(0)}}), kgo.FetchMaxWait(200*time.Millisecond))
+	if err != nil {
+		return s, err
+	}
+	s.wg.Go(func() { defer reader.Close(); s.read(ctx, reader) })
+	admin, err := e.c.Client()
+	if err != nil {
+		return s, err
+	}
+	s.wg.Go(func() { defer admin.Close(); s.ask(ctx, kadm.NewClient(admin)) })
+	return s, nil
+}
+
+func (s *small) produce(ctx context.Context, cl *kgo.Client, producer int) {
+	for seq := range smallSends {
+		if ctx.Err() != nil {
+			return
+		}
+		sent := s.h.Send(producer, seq, 0)
+		r, err := cl.ProduceSync(ctx, &kgo.Record{Value: history.Value(producer, seq, 30)}).First()
+		if err != nil { // also the last one, which is cancelled
+			sent.Unknown()
+			return
+		}
+		sent.OK(r.Offset)
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+func (s *small) read(ctx context.Context, cl *kgo.Client) {
+	c := s.h.Consumer("reader")
+	c.Assign(0, 0)
+	for ctx.Err() == nil {
+		c.BeginPoll()
+		cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) { c.Read(r.Partition, r.Offset, r.Value) })
+		c.EndPoll()
+	}
+}
+
+func (s *small) ask(ctx context.Context, admin *kadm.Client) {
+	for ctx.Err() == nil {
+		asked := s.h.End("admin", 0)
+		ends, err := admin.ListEndOffsets(ctx, s.topic)
+		if err == nil {
+			err = ends.Error()
+		}
+		if end, ok := ends.Lookup(s.topic, 0); err == nil && ok {
+			asked.OK(end.Offset)
+		} else {
+			asked.Failed()
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// check ends the load and, when look is set, checks its history.
+func (s *small) check(e *environment, look bool) error {
+	s.stop()
+	s.wg.Wait()
+	if !look {
+		return nil
+	}
+	final, err := e.c.ReadAll(e.timeout(stuckWrites), s.topic, 1)
+	if err != nil {
+		return violated(err, "what was acknowledged cannot be read")
+	}
+	e.sum.Operations += s.h.Operations()
+	e.sum.Acked += s.h.Count()
+	v, err := s.h.Linearizable(0, 20*time.Second)
+	switch {
+	case errors.Is(err, history.ErrUndecided):
+		e.sum.Undecided++
+	case err != nil:
+		return err
+	default:
+		e.sum.Linear++
+	}
+	found := s.h.Check(final)
+	if v != nil {
+		found = append(found, *v)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	out := &violation{what: fmt.Sprintf("%d violations in the history of %s", len(found), s.topic)}
+	for _, f := range found {
+		out.proof = append(out.proof, f.String())
+	}
+	return out
+}
