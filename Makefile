@@ -16,7 +16,7 @@ COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 # Fuzz every decoder this long, one after the other.
 FUZZTIME ?= 60s
 
-.PHONY: run build test verify race lint lint-fast fmt fuzz bench integration image up down clean help
+.PHONY: run build test verify robustness robustness-ci race lint lint-fast fmt fuzz bench integration image up down clean help
 
 run: build ## build and run a single broker on 127.0.0.1:9092, data in ./balsa-data
 	exec $(BALSA) serve
@@ -37,6 +37,12 @@ integration: build ## real processes, real clients, faults (kcat, iproute2 and r
 verify: build ## measure the promised figures against real processes; fails on a miss, writes docs/benchmarks/
 	BALSA_BIN=$(CURDIR)/$(BALSA) $(GO) run -tags verify ./integration/verify -out docs/benchmarks $(VERIFY)
 
+robustness: ## an hour of faults against real processes, and the suites of safety.md; fails on a violation (docs/robustness.md)
+	$(GO) run -tags robustness ./integration/robustness $(ROBUSTNESS)
+
+robustness-ci: ## the same in ten minutes
+	$(GO) run -tags robustness ./integration/robustness -duration 10m $(ROBUSTNESS)
+
 bench: ## the packages' Go benchmarks (balsa bench loads a running cluster)
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
@@ -47,13 +53,13 @@ fuzz: ## fuzz every decoder, FUZZTIME each
 	  done; done
 
 lint: lint-fast ## gofumpt, go vet, staticcheck, golangci-lint
-	$(TOOL) golangci-lint run --build-tags integration,verify ./...
+	$(TOOL) golangci-lint run --build-tags integration,verify,robustness ./...
 
 lint-fast: ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags integration,verify ./integration/...
+	$(GO) vet -tags integration,verify,robustness ./integration/...
 	$(TOOL) staticcheck ./...
 
 fmt: ## format the sources
@@ -76,4 +82,4 @@ clean: ## remove what was built
 	rm -rf $(BIN)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

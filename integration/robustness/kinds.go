@@ -89,10 +89,10 @@ func kill(count int) func(*environment, step, *harness.Node) (func() error, stri
 		for i := range count {
 			nodes = append(nodes, e.c.Nodes[(n.ID-1+i)%brokers])
 		}
-		did := ""
+		var did []int
 		ended := make(chan error, count)
 		for _, m := range nodes {
-			did += fmt.Sprintf(" %d", m.ID)
+			did = append(did, m.ID)
 			go func() {
 				if !m.Running() {
 					ended <- nil
@@ -105,7 +105,7 @@ func kill(count int) func(*environment, step, *harness.Node) (func() error, stri
 		for range nodes {
 			errs = append(errs, <-ended)
 		}
-		return startAgain(nodes...), "killed" + did, errors.Join(errs...)
+		return startAgain(nodes...), fmt.Sprint("killed ", did), errors.Join(errs...)
 	}
 }
 
@@ -213,7 +213,7 @@ func wipe(_ *environment, _ step, n *harness.Node) (func() error, string, error)
 }
 
 func addresses(e *environment, _ step, _ *harness.Node) (func() error, string, error) {
-	did := ""
+	var did []string
 	for _, n := range e.c.Nodes {
 		if n.Running() {
 			if err := n.Kill(); err != nil {
@@ -223,10 +223,10 @@ func addresses(e *environment, _ step, _ *harness.Node) (func() error, string, e
 		if err := n.NewAddresses(); err != nil {
 			return noUndo, "", err
 		}
-		did += fmt.Sprintf(" %d: %s", n.ID, n.KafkaAddr)
+		did = append(did, n.KafkaAddr)
 	}
 	e.c.Rejoin()
-	return startAgain(e.c.Nodes...), "now" + did, nil
+	return startAgain(e.c.Nodes...), fmt.Sprint("now ", did), nil
 }
 
 // damage kills a broker and hurts one of its files.

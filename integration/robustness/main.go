@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -233,8 +234,8 @@ func prepare(ctx context.Context, o options, sum *summary, work string) (e *envi
 	var undo []func() error
 	done = func() error {
 		var errs []error
-		for i := len(undo) - 1; i >= 0; i-- {
-			errs = append(errs, undo[i]())
+		for _, f := range slices.Backward(undo) {
+			errs = append(errs, f())
 		}
 		undo = nil
 		return errors.Join(errs...)

@@ -54,7 +54,7 @@ func (e *environment) timeout(d time.Duration) context.Context {
 // stuck is how long a partition may take no write, or a replica may not be whole, once every fault has ended.
 const (
 	stuckWrites  = 60 * time.Second
-	stuckReplica = 120 * time.Second
+	stuckReplica = 90 * time.Second
 )
 
 // run does one round: a fresh topic under load, faults for about length, everything healed, the whole history checked,
@@ -66,7 +66,7 @@ func (e *environment) run(p plan, length time.Duration) error {
 		return err
 	}
 	var err error
-	e.load, err = e.c.StartLoad(e.topic, partitions, harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 400, Pace: 700 * time.Microsecond, Readers: 1})
+	e.load, err = e.c.StartLoad(e.topic, partitions, harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 1000, Pace: 700 * time.Microsecond, Readers: 1})
 	if err != nil {
 		return violated(err, "no producer gets an id")
 	}

@@ -83,7 +83,7 @@ func (s *summary) total() (n int) {
 
 // write puts the summary into dir, as JSON and as a table, and returns the table.
 func (s *summary) write(dir string) (string, error) {
-	s.Seconds = time.Since(s.started).Seconds()
+	table := s.table()
 	b, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return "", err
@@ -94,11 +94,11 @@ func (s *summary) write(dir string) (string, error) {
 	if err := os.WriteFile(filepath.Join(dir, "robustness.json"), append(b, '\n'), 0o644); err != nil {
 		return "", err
 	}
-	table := s.table()
 	return table, os.WriteFile(filepath.Join(dir, "robustness.md"), []byte(table), 0o644)
 }
 
 func (s *summary) table() string {
+	s.Seconds = time.Since(s.started).Seconds()
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Robustness run\n\nWritten by `make robustness`. %s, seed %d, %.0f s, %d CPUs, %d rounds.\n\n", s.Date, s.Seed, s.Seconds, s.CPUs, s.Rounds)
 	fmt.Fprintf(&b, "| | |\n|---|---|\n| faults injected | %d |\n| operations checked | %d |\n| acknowledged records checked | %d |\n", s.total(), s.Operations, s.Acked)
