@@ -26,6 +26,7 @@ type Broker struct {
 	skew   atomic.Int64 // of its wall clock, nanoseconds
 	paused gate
 	busy   atomic.Bool // a fault has it down
+	fuse   atomic.Pointer[fuse]
 
 	mu   sync.Mutex
 	node *cluster.Node // nil while it is down
@@ -94,11 +95,12 @@ func (b *Broker) end() (*cluster.Node, *Host) {
 	return n, h
 }
 
-// Kill is kill -9, or, with power, the loss of power of the machine. On return nothing of the old life runs any more.
-func (b *Broker) Kill(power bool) error {
+// die ends the running life at this instant; the caller must still Kill the node, whose goroutines run on against dead
+// files and connections. nil: none runs.
+func (b *Broker) die(power bool) (*cluster.Node, error) {
 	n, h := b.end()
 	if n == nil {
-		return nil
+		return nil, nil
 	}
 	h.Kill(power)
 	if power {
@@ -106,8 +108,51 @@ func (b *Broker) Kill(power bool) error {
 	}
 	err := b.disk.Kill(power)
 	b.paused.open()
-	n.Kill()
+	return n, err
+}
+
+// Kill is kill -9, or, with power, the loss of power of the machine. On return nothing of the old life runs any more.
+func (b *Broker) Kill(power bool) error {
+	n, err := b.die(power)
+	if n != nil {
+		n.Kill()
+	}
 	return err
+}
+
+// fuse has a broker die in the middle of what it does: at the ops-th change of a file from now.
+type fuse struct {
+	ops   atomic.Int64
+	power bool
+	gone  chan error    // capacity 1: it has died
+	node  *cluster.Node // readable after gone
+}
+
+// dieAt has the broker die at its ops-th change of a file, or after limit, and returns the life that ended.
+func (b *Broker) dieAt(ops int64, power bool, limit time.Duration) (*cluster.Node, error) {
+	f := &fuse{power: power, gone: make(chan error, 1)}
+	f.ops.Store(ops)
+	b.fuse.Store(f)
+	select {
+	case err := <-f.gone:
+		return f.node, err
+	case <-time.After(limit):
+	}
+	if b.fuse.CompareAndSwap(f, nil) {
+		return b.die(power)
+	}
+	return f.node, <-f.gone
+}
+
+// burn is called at each change of a file.
+func (b *Broker) burn() {
+	f := b.fuse.Load()
+	if f == nil || f.ops.Add(-1) != 0 || !b.fuse.CompareAndSwap(f, nil) {
+		return
+	}
+	var err error
+	f.node, err = b.die(f.power)
+	f.gone <- err
 }
 
 // Stop is a graceful stop.
@@ -126,11 +171,14 @@ func (b *Broker) Stop(ctx context.Context) error {
 // disturb is the disk's hook.
 func (b *Broker) disturb(op crashfs.Op, name string) error {
 	b.paused.wait()
+	if op != crashfs.OpRead {
+		b.burn()
+	}
 	if op != crashfs.OpSync && op != crashfs.OpSyncDir {
 		return nil
 	}
-	if d := b.slow.Load(); d > 0 {
-		time.Sleep(b.c.between(0, time.Duration(d)))
+	if d := b.c.o.SyncTime + time.Duration(b.slow.Load()); d > 0 {
+		time.Sleep(b.c.between(0, d))
 	}
 	if op == crashfs.OpSync && b.failSync.Load() > 0 && strings.Contains(name, "/topics/") {
 		b.failSync.Add(-1)

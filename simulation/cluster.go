@@ -22,11 +22,13 @@ import (
 type Options struct {
 	Seed    uint64
 	Brokers int
-	Dir     string // for the real files; on tmpfs for speed
-	Latency time.Duration
-	Policy  string // flush.policy of the topics
-	Timing  cluster.Timing
-	Logger  *slog.Logger // default: none
+	Dir     string        // for the real files; on tmpfs for speed
+	Latency time.Duration // of each message
+	// SyncTime is the most that a sync takes: only where time passes can a crash come between two steps.
+	SyncTime time.Duration
+	Policy   string // flush.policy of the topics
+	Timing   cluster.Timing
+	Logger   *slog.Logger // default: none
 	// Disk, if set, stands between the brokers and their disks.
 	Disk func(vfs.FS) vfs.FS
 

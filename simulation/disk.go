@@ -26,10 +26,10 @@ import (
 type Disk struct {
 	root string // of the real folders
 	name string
-	life int
 
-	mu sync.Mutex
-	fs *crashfs.FS
+	mu   sync.Mutex
+	life int
+	fs   *crashfs.FS
 }
 
 // NewDisk makes an empty disk; name is unique in root.
@@ -57,7 +57,13 @@ func (d *Disk) format() error {
 }
 
 // Dir is the data folder of the current life.
-func (d *Disk) Dir() string { return filepath.Join(d.root, d.name+"."+strconv.Itoa(d.life)) }
+func (d *Disk) Dir() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dir()
+}
+
+func (d *Disk) dir() string { return filepath.Join(d.root, d.name+"."+strconv.Itoa(d.life)) }
 
 // FS is the file system of the current life.
 func (d *Disk) FS() *crashfs.FS {
@@ -78,33 +84,36 @@ func (d *Disk) Fill(left int64) {
 
 // Kill ends the life at this instant and begins the next one, with what a kill -9 or a loss of power leaves.
 func (d *Disk) Kill(power bool) error {
-	old := d.Dir()
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if power {
 		d.fs = d.fs.Crash()
 	} else {
 		d.fs = d.fs.Kill()
+		d.fs.SetHook(nil)
 	}
-	d.mu.Unlock()
-	d.life++
-	if err := killDescriptors(old); err != nil {
+	if err := killDescriptors(d.dir()); err != nil {
 		return err
 	}
-	return d.move(old)
+	return d.next()
 }
 
 // Next begins the next life after a clean stop.
 func (d *Disk) Next() error {
-	old := d.Dir()
-	d.life++
-	return d.move(old)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fs.SetHook(nil)
+	return d.next()
 }
 
-func (d *Disk) move(old string) error {
-	if err := os.Rename(old, d.Dir()); err != nil {
+// next gives the folder its next name. The caller holds mu.
+func (d *Disk) next() error {
+	old := d.dir()
+	d.life++
+	if err := os.Rename(old, d.dir()); err != nil {
 		return err
 	}
-	if err := d.fs.Rename(old, d.Dir()); err != nil {
+	if err := d.fs.Rename(old, d.dir()); err != nil {
 		return err
 	}
 	return d.fs.SyncDir(d.root)
@@ -115,8 +124,8 @@ func (d *Disk) Wipe(seed uint64) error {
 	if err := os.RemoveAll(d.Dir()); err != nil {
 		return err
 	}
-	d.life++
 	d.mu.Lock()
+	d.life++
 	d.fs = crashfs.New(seed)
 	d.mu.Unlock()
 	return d.format()

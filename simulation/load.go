@@ -40,6 +40,7 @@ const (
 	maxWindow   = 5 // batches of a producer in flight: as many as Kafka's clients have
 	appendLimit = 5 * time.Second
 	answerLimit = appendLimit + time.Second
+	maxBad      = 20
 )
 
 // StartLoad starts producers per partition, and a reader for each partition.
@@ -60,7 +61,9 @@ func (c *Cluster) StartLoad(topic *meta.Topic, producers int, pace time.Duration
 func (l *Load) violation(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bad = append(l.bad, fmt.Sprintf("%v: ", l.c.Now())+fmt.Sprintf(format, args...))
+	if len(l.bad) < maxBad { // they come again with every retry
+		l.bad = append(l.bad, fmt.Sprintf("%v: ", l.c.Now())+fmt.Sprintf(format, args...))
+	}
 }
 
 // Violations are the answers that no client may get, and what the history shows so far.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/balsa-broker/balsa/cluster"
 )
 
 // Kind of a fault.
@@ -196,20 +198,19 @@ func (n *Nemesis) inflict(f Fault) {
 	}
 	switch f.Kind {
 	case Kill, Power:
-		power := f.Kind == Power
-		if power && c.o.Policy != "fsync" {
+		if f.Kind == Power && c.o.Policy != "fsync" {
 			// What only the others have is not to be in their caches alone when the next power goes.
 			if err := c.Whole(n.load.Topic.ID); err != nil {
 				n.note(f, "left out: %v", err)
 				return
 			}
 		}
-		n.down([]*Broker{a}, f, count, func(b *Broker) error { return b.Kill(power) })
+		n.crash([]*Broker{a}, f, rng, count)
 	case KillAll, PowerAll:
-		power := f.Kind == PowerAll
-		n.down(c.Brokers, f, count, func(b *Broker) error { return b.Kill(power) })
+		all := append([]*Broker{a}, slices.DeleteFunc(slices.Clone(c.Brokers), func(b *Broker) bool { return b == a })...)
+		n.crash(all, f, rng, count)
 	case Stop:
-		n.down([]*Broker{a}, f, count, func(b *Broker) error {
+		n.down(a, f, count, func(b *Broker) error {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
 			return b.Stop(ctx)
@@ -260,13 +261,13 @@ func (n *Nemesis) inflict(f Fault) {
 		time.Sleep(f.For)
 		a.failSync.Store(0)
 		// What stopped for it starts again with the broker.
-		n.down([]*Broker{a}, f, nil, func(b *Broker) error { return b.Kill(false) })
+		n.down(a, f, nil, func(b *Broker) error { return b.Kill(false) })
 	case Wipe:
 		if err := c.Whole(n.load.Topic.ID); err != nil {
 			n.note(f, "left out: %v", err)
 			return
 		}
-		n.down([]*Broker{a}, f, count, func(b *Broker) error {
+		n.down(a, f, count, func(b *Broker) error {
 			if err := b.Kill(false); err != nil {
 				return err
 			}
@@ -299,39 +300,69 @@ func (n *Nemesis) inflict(f Fault) {
 	}
 }
 
-// down ends brokers that are free, keeps them down, and starts them again, each at its time.
-func (n *Nemesis) down(brokers []*Broker, f Fault, count func(), end func(*Broker) error) {
-	var taken []*Broker
+// take claims the brokers that no other fault has down.
+func take(brokers ...*Broker) (taken []*Broker) {
 	for _, b := range brokers {
 		if b.busy.CompareAndSwap(false, true) {
 			taken = append(taken, b)
 		}
 	}
+	return taken
+}
+
+// crash kills brokers at one instant: now, or in the middle of what the first of them does.
+func (n *Nemesis) crash(brokers []*Broker, f Fault, rng *rand.Rand, count func()) {
+	taken := take(brokers...)
 	if len(taken) == 0 {
+		return
+	}
+	count()
+	power := f.Kind == Power || f.Kind == PowerAll
+	var dead []*cluster.Node
+	for i, b := range taken {
+		var node *cluster.Node
+		var err error
+		if ops := rng.Int64N(40) - 10; i == 0 && ops > 0 {
+			node, err = b.dieAt(ops, power, 15*time.Second)
+		} else {
+			node, err = b.die(power)
+		}
+		if err != nil {
+			n.failed(fmt.Errorf("%s of broker %d: %w", f.Kind, b.ID, err))
+		}
+		n.note(f, "broker %d is down", b.ID)
+		dead = append(dead, node)
+	}
+	for i, node := range dead {
+		n.wg.Go(func() {
+			if node != nil {
+				node.Kill()
+			}
+			n.restart(taken[i], f, rng.Int64N(int64(f.For)))
+		})
+	}
+}
+
+// down ends one broker that is free, keeps it down, and starts it again.
+func (n *Nemesis) down(b *Broker, f Fault, count func(), end func(*Broker) error) {
+	if len(take(b)) == 0 {
 		return
 	}
 	if count != nil {
 		count()
 	}
-	rng := rand.New(rand.NewPCG(f.Seed, 4))
-	for _, b := range taken {
-		if err := end(b); err != nil {
-			n.failed(fmt.Errorf("%s of broker %d: %w", f.Kind, b.ID, err))
-		}
-		n.note(f, "broker %d is down", b.ID)
+	if err := end(b); err != nil {
+		n.failed(fmt.Errorf("%s of broker %d: %w", f.Kind, b.ID, err))
 	}
-	for _, b := range taken {
-		after := f.For
-		if len(taken) > 1 {
-			after = time.Duration(rng.Int64N(int64(f.For)))
-		}
-		n.wg.Go(func() {
-			time.Sleep(max(after, 100*time.Millisecond))
-			n.note(f, "broker %d starts", b.ID)
-			if err := b.Start(); err != nil {
-				n.failed(err)
-			}
-			b.busy.Store(false)
-		})
+	n.note(f, "broker %d is down", b.ID)
+	n.restart(b, f, int64(f.For))
+}
+
+func (n *Nemesis) restart(b *Broker, f Fault, after int64) {
+	time.Sleep(max(time.Duration(after), 100*time.Millisecond))
+	n.note(f, "broker %d starts", b.ID)
+	if err := b.Start(); err != nil {
+		n.failed(err)
 	}
+	b.busy.Store(false)
 }

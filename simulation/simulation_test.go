@@ -141,7 +141,10 @@ func planOf(seed uint64, length time.Duration) Plan {
 	rng := rand.New(rand.NewPCG(seed, 5))
 	p := Plan{
 		Options: Options{Seed: seed, Brokers: 3, Policy: "fsync", Latency: time.Duration(rng.Int64N(int64(2 * time.Millisecond)))},
-		Length:  length, MeanGap: 90 * time.Second, Partitions: 1 + rng.Int32N(4), Pace: 8 * time.Second,
+		Length:  length, MeanGap: []time.Duration{15 * time.Second, 40 * time.Second, 90 * time.Second}[rng.IntN(3)], Partitions: 1 + rng.Int32N(4), Pace: 8 * time.Second,
+	}
+	if rng.IntN(4) > 0 {
+		p.SyncTime = time.Duration(rng.Int64N(int64(8 * time.Millisecond)))
 	}
 	if rng.IntN(3) == 0 {
 		p.Brokers = 5
