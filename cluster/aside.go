@@ -176,7 +176,7 @@ func (rs *replicas) failures() []ReplicaFailure {
 	for _, r := range rs.byID {
 		if r.err != nil {
 			out = append(out, ReplicaFailure{
-				Topic: r.topic, Partition: r.key.part, Replica: r.self.ID, Damaged: r.damaged, Reason: r.err.Error(), Waits: r.waits,
+				Topic: r.topic, Partition: r.key.part, Replica: r.self.ID, Damaged: r.damaged, NeedsRecovery: r.unclean != nil, Reason: r.err.Error(), Waits: r.waits,
 			})
 		}
 	}

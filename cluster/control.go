@@ -13,6 +13,7 @@ import (
 	"github.com/balsa-broker/balsa/cluster/meta"
 	"github.com/balsa-broker/balsa/config"
 	"github.com/balsa-broker/balsa/partition"
+	"github.com/balsa-broker/balsa/vfs"
 )
 
 func (n *Node) openController() (*controller.Controller, error) {
@@ -102,11 +103,17 @@ func (n *Node) replaceController(gone int32) {
 
 // openPartition starts one replica.
 func (n *Node) openPartition(r *replica, bootstrap []partition.Replica, cfg func() config.Topic) (*partition.Partition, error) {
-	c := n.Config()
 	fsys, opened := n.opens.begin()
 	defer opened()
-	return partition.Open(partition.Options{
-		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Bootstrap: bootstrap, Dir: r.dir, FS: fsys,
+	o := n.partitionOptions(r, fsys, cfg)
+	o.Bootstrap = bootstrap
+	return partition.Open(o)
+}
+
+func (n *Node) partitionOptions(r *replica, fsys vfs.FS, cfg func() config.Topic) partition.Options {
+	c := n.Config()
+	return partition.Options{
+		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Dir: r.dir, FS: fsys,
 		Sync: n.syncer, Votes: n.votes.Replica(r.self.ID), Config: cfg, DiskFull: n.disk.isFull,
 		DiskTight: n.disk.isTight,
 		NewTransport: func(p *partition.Partition) (raft.Transport, error) {
@@ -131,7 +138,7 @@ func (n *Node) openPartition(r *replica, bootstrap []partition.Replica, cfg func
 		},
 		Timing: n.timing.raft(), Logger: n.log, Now: n.opt.Now,
 		ReplicaLagMax: c.ReplicaLagTimeMax(), ProducerExpiry: c.ProducerIDExpiration(), BootID: n.opt.BootID,
-	})
+	}
 }
 
 // progress of another replica of a group led here.

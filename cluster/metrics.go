@@ -14,11 +14,12 @@ var (
 	descStood      = prometheus.NewDesc("balsa_cluster_elections_total", "Times that the failover driver made a replica here stand for election.", nil, nil)
 	descDamaged    = prometheus.NewDesc("balsa_cluster_replica_damages_total", "Replicas on this broker that were found damaged.", nil, nil)
 	descRebuilt    = prometheus.NewDesc("balsa_cluster_replica_rebuilds_total", "Damaged replicas on this broker that were rebuilt and vote again.", nil, nil)
+	descLosses     = prometheus.NewDesc("balsa_cluster_data_losses_total", "Times that a partition of the cluster went on from one replica's log after too many had lost theirs (the same on every broker).", nil, nil)
 	descDiskFull   = prometheus.NewDesc("balsa_cluster_disk_full", "1 while produce is refused for want of room.", nil, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descDiskFull} {
+	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descDiskFull} {
 		ch <- d
 	}
 }
@@ -38,12 +39,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descController, flag(c.n.ctl.IsLeader()))
 	gauge(descReplicas, float64(s.Replicas-s.Opening-len(s.Failed)), "open")
 	gauge(descReplicas, float64(s.Opening), "opening")
-	gauge(descReplicas, float64(len(s.Failed)-s.Damaged), "failed")
+	gauge(descReplicas, float64(len(s.Failed)-s.Damaged-s.NeedsRecovery), "failed")
+	gauge(descReplicas, float64(s.NeedsRecovery), "needs-recovery")
 	gauge(descReplicas, float64(s.Damaged), "damaged")
 	gauge(descLeading, float64(s.Leading))
 	gauge(descLeaderless, float64(s.Leaderless))
 	gauge(descDiskFull, flag(s.DiskFull))
-	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt} {
+	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt, descLosses: losses(c.n.Image())} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 }

@@ -121,7 +121,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	close(n.started)
 	for _, loop := range []func(context.Context){
 		n.bootstrapLoop, n.imageLoop, n.registerLoop, n.dutiesLoop, n.pingLoop, n.leadersLoop, n.membersLoop, n.rebalanceLoop,
-		n.retentionLoop, n.diskLoop, n.repairLoop, n.failover.run,
+		n.retentionLoop, n.diskLoop, n.repairLoop, n.recoveryLoop, n.failover.run,
 	} {
 		n.wg.Go(func() { loop(n.ctx) })
 	}
@@ -170,6 +170,7 @@ func (n *Node) listen() error {
 	handle(kindDamaged, n.answerDamaged)
 	handle(kindDamages, n.hearDamages)
 	handle(kindBootstrap, func(int32, []byte) ([]byte, error) { return n.answerFounding() })
+	handle(kindRecovery, func(_ int32, b []byte) ([]byte, error) { return n.answerStandings(b) })
 	handle(kindConfirm, func(_ int32, b []byte) ([]byte, error) { return n.answerConfirm(b) })
 	return nil
 }
@@ -415,10 +416,12 @@ type Status struct {
 	Leading     int
 	Leaderless  int // groups with a replica here that look for a leader
 	Failed      []ReplicaFailure
-	Damaged     int    // of Failed
-	Rebuilt     uint64 // damaged replicas whose successors vote, in this run
-	FoundDamage uint64 // replicas found damaged in this run
-	DiskFull    bool
+	Damaged     int // of Failed
+	// NeedsRecovery, of Failed: replicas that rest after a loss of power under flush policy replicated.
+	NeedsRecovery int
+	Rebuilt       uint64 // damaged replicas whose successors vote, in this run
+	FoundDamage   uint64 // replicas found damaged in this run
+	DiskFull      bool
 }
 
 // ReplicaFailure is a replica that does not open, or stopped.
@@ -428,7 +431,9 @@ type ReplicaFailure struct {
 	Replica   uint64 `json:"replica"`
 	Damaged   bool   `json:"damaged"` // it does not serve before it is rebuilt; else it is opened again by itself
 	Reason    string `json:"reason"`
-	Waits     string `json:"waits,omitempty"` // why it is not rebuilt yet
+	// NeedsRecovery: it lost power under flush policy replicated and rests (docs/design/recovery.md).
+	NeedsRecovery bool   `json:"needs_recovery,omitempty"`
+	Waits         string `json:"waits,omitempty"` // why it is not rebuilt yet
 }
 
 // Status of this broker.
@@ -438,6 +443,11 @@ func (n *Node) Status() Status {
 		Node: n.self, ClusterID: n.clusterID(), Incarnation: n.identity.Incarnation, Controller: n.Controller(), Alive: n.alive.list(),
 		Replicas: total, Opening: opening, Leaderless: n.failover.leaderless(), DiskFull: n.disk.isFull(),
 		Failed: n.replicas.failures(), Damaged: damaged, Rebuilt: n.repair.rebuilt.Load(), FoundDamage: n.repair.damaged.Load(),
+	}
+	for _, f := range s.Failed {
+		if f.NeedsRecovery {
+			s.NeedsRecovery++
+		}
 	}
 	for _, r := range n.replicas.open() {
 		if p := r.partition(); p != nil {

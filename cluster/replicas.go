@@ -41,9 +41,11 @@ type replica struct {
 	busy     bool // being opened, closed or restarted
 	err      error
 	retryAt  time.Time
-	damaged  bool   // err is of a kind that opening again does not cure: it is to be rebuilt (repair.go)
-	waits    string // why it is not rebuilt yet
-	failures int    // of its store, each time it was open
+	damaged  bool                // err is of a kind that opening again does not cure: it is to be rebuilt (repair.go)
+	waits    string              // why it is not rebuilt yet
+	failures int                 // of its store, each time it was open
+	unclean  *partition.Standing // it rests after a loss of power (recovery.go)
+	refused  uint64              // the term of a choice that it could not carry out
 }
 
 func (r *replica) partition() *partition.Partition { return r.p.Load() }
@@ -306,8 +308,11 @@ func (rs *replicas) wantLocked(t *meta.Topic, p *meta.Partition, mr meta.Replica
 		}
 		r.order.Store(&order)
 	}
-	if r.busy || r.damaged || r.p.Load() != nil || now.Before(r.retryAt) {
+	if r.busy || r.damaged || r.unclean != nil || r.p.Load() != nil || now.Before(r.retryAt) {
 		return
+	}
+	if c := p.Recovery; c != nil && c.Replica == mr.ID && c.Term != r.refused {
+		return // it is first made the only voter (recovery.go)
 	}
 	r.busy = true
 	var bootstrap []partition.Replica
@@ -368,6 +373,9 @@ func (rs *replicas) openOne(r *replica, bootstrap []partition.Replica, cfg func(
 		}
 	} else {
 		r.err = err
+	}
+	if u, ok := errors.AsType[*partition.Unclean](err); ok {
+		r.unclean = &u.Standing
 	}
 	delete(rs.onDisk, r.self.ID)
 	rs.mu.Unlock()

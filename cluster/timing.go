@@ -50,6 +50,8 @@ type Timing struct {
 
 	// Repair is the step of looking after replicas that stopped or do not open.
 	Repair time.Duration
+	// Recovery is the step of bringing back partitions that lost power.
+	Recovery time.Duration
 
 	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
 	Retention, Rebalance time.Duration
@@ -96,6 +98,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Duties, 500*time.Millisecond)
 	def(&t.Members, 500*time.Millisecond)
 	def(&t.Repair, 500*time.Millisecond)
+	def(&t.Recovery, 500*time.Millisecond)
 	def(&t.Retention, 5*time.Minute)
 	def(&t.Rebalance, 5*time.Minute)
 	return t

@@ -40,7 +40,8 @@ func ParseReplica(s string) (Replica, error) {
 //	offset size field
 //	     0    4 magic "BREP"
 //	     4    2 version = 1
-//	     6    1 flags: 1 = the log may be empty although votes were given (a learner, or a log wiped by rule 6)
+//	     6    1 flags: 1 = the log may be empty although votes were given (a learner, or a log wiped by rule 6),
+//	                   2 = unclean: the log may lack entries that this replica confirmed (safety rule 13)
 //	     7    1 0
 //	     8   16 topic id
 //	    24    4 partition
@@ -53,6 +54,7 @@ type identity struct {
 	partition int32
 	self      Replica
 	emptyOK   bool
+	unclean   bool
 	voteFloor uint64
 }
 
@@ -72,6 +74,9 @@ func (i identity) encode() []byte {
 	if i.emptyOK {
 		flags |= 1
 	}
+	if i.unclean {
+		flags |= 2
+	}
 	b = append(b, flags, 0)
 	b = append(b, i.topicID[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(i.partition))
@@ -86,7 +91,7 @@ func decodeIdentity(b []byte) (i identity, ok bool) {
 		crc32.Checksum(b[:48], castagnoli) != binary.BigEndian.Uint32(b[48:]) {
 		return identity{}, false
 	}
-	i.emptyOK = b[6]&1 != 0
+	i.emptyOK, i.unclean = b[6]&1 != 0, b[6]&2 != 0
 	copy(i.topicID[:], b[8:])
 	i.partition = int32(binary.BigEndian.Uint32(b[24:]))
 	i.self.Node = int32(binary.BigEndian.Uint32(b[28:]))

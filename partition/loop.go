@@ -14,6 +14,7 @@ import (
 const (
 	reconcileEvery = 10 * time.Second
 	markEvery      = time.Second
+	markSyncEvery  = 10 * time.Second       // of a log that is not synced before it counts: evidence of what a crash took
 	fenceEvery     = 200 * time.Millisecond // a fence that got lost is sent again
 	stuckAfter     = time.Second            // an append that was not stored by then calls for a fence
 	lateEvery      = 5 * time.Millisecond
@@ -63,10 +64,18 @@ func (p *Partition) step() time.Duration {
 			soon(d)
 		} else {
 			p.marking.Store(false)
-			if err := p.writeMark(false); err != nil {
-				p.logger.Warn("cannot keep the high watermark", "error", err)
-			}
+			p.keepMark(false)
 			p.markDue = now.Add(markEvery)
+			p.markSyncing = !p.fsynced
+		}
+	}
+	if p.markSyncing {
+		if d := p.markSyncDue.Sub(now); d > 0 {
+			soon(d)
+		} else {
+			p.markSyncing = false
+			p.keepMark(true)
+			p.markSyncDue = now.Add(markSyncEvery)
 		}
 	}
 	if d, due := p.fenceWanted(now); due {
@@ -227,6 +236,12 @@ func (p *Partition) followPolicy() {
 	p.fsynced = fsync
 }
 
+func (p *Partition) keepMark(sync bool) {
+	if err := p.writeMark(sync); err != nil {
+		p.logger.Warn("cannot keep the high watermark", "error", err)
+	}
+}
+
 // writeMark keeps the applied index.
 func (p *Partition) writeMark(sync bool) error {
 	index := p.applied.Load()
@@ -234,7 +249,11 @@ func (p *Partition) writeMark(sync bool) error {
 	if index == 0 || !ok {
 		return nil
 	}
-	return p.mark.write(mark{index: index, term: term, durable: p.log.Durable(index)}, sync)
+	k := mark{index: index, term: term, durable: p.log.Durable(index), offset: p.HighWatermark()}
+	if t := p.log.Flushed(); !t.IsZero() {
+		k.flushed = t.UnixMilli()
+	}
+	return p.mark.write(k, sync)
 }
 
 // advance deletes the segments below the log start, a few at a time, each after the checkpoint below its successor is

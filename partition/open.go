@@ -63,9 +63,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Open recovers the replica in o.Dir (or makes it) and starts its Raft group. It returns ErrCorrupt (with what was
-// found) when the replica must not vote, and ErrLost when its log or its votes are gone.
-func Open(o Options) (*Partition, error) {
+func newPartition(o Options) *Partition {
 	o.setDefaults()
 	p := &Partition{
 		o: o, logger: o.Logger.With("topic", o.Topic, "partition", o.ID, "replica", o.Self.String()),
@@ -74,6 +72,14 @@ func Open(o Options) (*Partition, error) {
 		loopEnd: make(chan struct{}),
 	}
 	p.leading.Store(-1)
+	return p
+}
+
+// Open recovers the replica in o.Dir (or makes it) and starts its Raft group. It returns ErrCorrupt (with what was
+// found) when the replica must not vote, ErrLost when its log or its votes are gone, and *Unclean when its log may lack
+// entries that it confirmed (safety rule 13).
+func Open(o Options) (*Partition, error) {
+	p := newPartition(o)
 	if err := p.open(); err != nil {
 		if p.log != nil {
 			err = errors.Join(err, p.log.Close())
@@ -94,6 +100,27 @@ func (p *Partition) open() error {
 	if err != nil {
 		return err
 	}
+	if err := p.openLog(voted); err != nil {
+		return err
+	}
+	if err := p.checkLoss(voted, termOne); err != nil {
+		return err
+	}
+	if p.log.LastIndex() == 0 && len(o.Bootstrap) > 0 && !voted {
+		if err := p.bootstrap(); err != nil {
+			return err
+		}
+	}
+	if err := p.recoverState(); err != nil {
+		return err
+	}
+	p.log.OnRoll(p.rolled)
+	return nil
+}
+
+// openLog opens identity, mark and log, and finishes what a crash left half-done.
+func (p *Partition) openLog(voted bool) error {
+	o := p.o
 	if err := makeDir(o.FS, o.Dir); err != nil {
 		return err
 	}
@@ -128,22 +155,7 @@ func (p *Partition) open() error {
 	if err := p.finishWipe(); err != nil {
 		return err
 	}
-	if err := p.finishInstall(); err != nil {
-		return err
-	}
-	if err := p.checkLoss(voted, termOne); err != nil {
-		return err
-	}
-	if p.log.LastIndex() == 0 && len(o.Bootstrap) > 0 && !voted {
-		if err := p.bootstrap(); err != nil {
-			return err
-		}
-	}
-	if err := p.recoverState(); err != nil {
-		return err
-	}
-	p.log.OnRoll(p.rolled)
-	return nil
+	return p.finishInstall()
 }
 
 // makeDir makes a folder and those above it; durable on return.
@@ -212,9 +224,12 @@ func participation(votes raft.StableStore) (voted, termOne bool, err error) {
 	return term > 1 || vote > 0, term > 0, nil
 }
 
-// checkLoss compares the log with what else is known of it (safety rules 1 and 12).
+// checkLoss compares the log with what else is known of it (safety rules 1, 12 and 13).
 func (p *Partition) checkLoss(voted, termOne bool) error {
 	last, kept := p.log.LastIndex(), p.mark.last
+	if err := p.checkClean(voted); err != nil {
+		return err
+	}
 	rec := p.log.Recovery()
 	lost := ""
 	switch term, ok := p.log.Term(kept.index); {
@@ -224,7 +239,7 @@ func (p *Partition) checkLoss(voted, termOne bool) error {
 	case ok && term != kept.term:
 		lost = fmt.Sprintf("entry %d was committed in term %d, the log has term %d", kept.index, kept.term, term)
 	}
-	if lost != "" && (kept.durable || rec.Clean || rec.SameBoot) {
+	if lost != "" && (kept.durable || !p.identity.unclean && (rec.Clean || rec.SameBoot)) {
 		return fmt.Errorf("%w: %s", ErrCorrupt, lost)
 	}
 	if last > 0 && !termOne {
@@ -233,11 +248,8 @@ func (p *Partition) checkLoss(voted, termOne bool) error {
 	if last == 0 && voted && !p.identity.emptyOK {
 		return fmt.Errorf("%w: votes without a log", ErrLost)
 	}
-	if lost != "" {
-		p.logger.Error("log lost its tail in a crash of the machine (flush.policy replicated)", "found", lost)
-	}
-	if !rec.Clean && !rec.SameBoot && rec.Unsynced && last > 0 {
-		p.note = "the machine crashed under flush.policy replicated: the tail of the log may be missing"
+	if p.identity.unclean {
+		return &Unclean{Standing: p.resting()}
 	}
 	return nil
 }

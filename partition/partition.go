@@ -155,7 +155,6 @@ type Partition struct {
 	changed       chan struct{} // see Changed
 	identity      identity
 	restart       *restartRequest
-	note          string // for Status
 
 	verify   verifier
 	inSync   inSyncCache
@@ -174,5 +173,7 @@ type Partition struct {
 	announced      bool // the loop's: OnLeader(true) was called last
 	announcedEpoch int32
 	markDue        time.Time
+	markSyncing    bool // the mark is to be synced by markSyncDue
+	markSyncDue    time.Time
 	expiryDue      time.Time
 }

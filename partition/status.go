@@ -57,9 +57,6 @@ func (p *Partition) Status() Status {
 			s.LastContact = time.Since(t)
 		}
 	}
-	p.mu.Lock()
-	s.Err = p.note
-	p.mu.Unlock()
 	if err := p.failed(); err != nil {
 		s.State, s.Err = "damaged", err.Error()
 	}

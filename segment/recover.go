@@ -47,12 +47,11 @@ func (l *Log) open() error {
 	if err != nil {
 		return err
 	}
+	l.rec.Unsynced = !l.config().Fsync // to be believed when the state file is lost only: without Fsync there is one
 	if st != nil {
 		l.adopt(st)
-	} else {
-		l.persisted.unsynced = !l.config().Fsync // a log without Fsync has a state file, unless it was lost
+		l.rec.Unsynced = l.persisted.unsynced
 	}
-	l.rec.Unsynced = l.persisted.unsynced
 	switch _, err := l.o.FS.Stat(l.distrustPath()); {
 	case err == nil:
 		l.distrusted = true

@@ -14,14 +14,14 @@ func (c ChooseReplica) apply(e *edit) (any, error) {
 	if r, _, ok := p.Find(c.ID); !ok || r.Incarnation == 0 {
 		return nil, refuse(kerr.InvalidReplicaAssignment, "%s-%d has no replica %d", t.Name, p.ID, c.ID)
 	}
-	if r := p.Recovery; r != nil && r.Replica == c.ID && r.Term == c.Term && r.Loss == c.Loss {
+	if r := p.Recovery; r != nil && r.Replica == c.ID && r.Term == c.Term && r.Last == c.Last && r.Loss == c.Loss {
 		return nil, nil // the same request again, after an answer that was lost
 	}
 	if err := p.checkEpoch(t, max(c.Epoch, 0)); err != nil {
 		return nil, err
 	}
 	next := *p
-	next.Recovery = &Recovery{Replica: c.ID, Term: c.Term, Loss: c.Loss}
+	next.Recovery = &Recovery{Replica: c.ID, Term: c.Term, Last: c.Last, Loss: c.Loss}
 	next.Epoch++
 	e.putPartition(t, next)
 	return nil, nil

@@ -161,6 +161,7 @@ func (w *writer) partition(p *Partition) {
 	if c := p.Recovery; c != nil {
 		w.uvarint(c.Replica)
 		w.uvarint(c.Term)
+		w.logEnd(c.Last)
 		w.loss(&c.Loss)
 	}
 	if p.Loss != nil {
@@ -184,7 +185,7 @@ func (r *reader) partition(id int32) Partition {
 		p.Removing = r.replicas()
 	}
 	if flags&partRecovery != 0 {
-		p.Recovery = &Recovery{Replica: r.uvarint(), Term: r.uvarint(), Loss: r.loss()}
+		p.Recovery = &Recovery{Replica: r.uvarint(), Term: r.uvarint(), Last: r.logEnd(), Loss: r.loss()}
 	}
 	if flags&partLosses != 0 {
 		p.Losses = r.int32()
@@ -193,6 +194,13 @@ func (r *reader) partition(id int32) Partition {
 	}
 	return p
 }
+
+func (w *writer) logEnd(l LogEnd) {
+	w.uvarint(l.Term)
+	w.uvarint(l.Index)
+}
+
+func (r *reader) logEnd() LogEnd { return LogEnd{Term: r.uvarint(), Index: r.uvarint()} }
 
 // loss: node, replica, time, log end, known, since, unheard.
 func (w *writer) loss(l *Loss) {

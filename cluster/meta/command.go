@@ -102,6 +102,7 @@ type ReplaceReplica struct {
 
 // ChooseReplica decides from which replica's log a partition goes on whose voters can elect nobody any more (safety
 // rule 13), decided from the partition's epoch: of two that decide, one is refused. Term is above all that were seen.
+// Last is where its log ended: one that ends before has lost more since, and does not begin.
 // Nothing of the others is touched before FinishRecovery; until then another choice may take this one's place.
 type ChooseReplica struct {
 	Topic     TopicID
@@ -109,6 +110,7 @@ type ChooseReplica struct {
 	Epoch     int32
 	ID        uint64
 	Term      uint64
+	Last      LogEnd
 	Loss      Loss
 }
 
@@ -229,6 +231,7 @@ func (c ChooseReplica) encode(w *writer) {
 	w.varint(int64(c.Epoch))
 	w.uvarint(c.ID)
 	w.uvarint(c.Term)
+	w.logEnd(c.Last)
 	w.loss(&c.Loss)
 }
 
@@ -297,7 +300,8 @@ func DecodeCommand(b []byte) (Command, error) {
 		c = ReplaceReplica{Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), ID: r.uvarint()}
 	case kindChooseReplica:
 		c = ChooseReplica{
-			Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), ID: r.uvarint(), Term: r.uvarint(), Loss: r.loss(),
+			Topic: r.topicID(), Partition: r.int32(), Epoch: r.int32(), ID: r.uvarint(), Term: r.uvarint(), Last: r.logEnd(),
+			Loss: r.loss(),
 		}
 	case kindFinishRecovery:
 		c = FinishRecovery{Topic: r.topicID(), Partition: r.int32(), ID: r.uvarint(), Term: r.uvarint()}

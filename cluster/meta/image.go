@@ -71,7 +71,16 @@ type Partition struct {
 type Recovery struct {
 	Replica uint64
 	Term    uint64 // of the configuration that it writes: above all that were seen
+	Last    LogEnd // of its log when it was chosen
 	Loss    Loss
+}
+
+// LogEnd is the term and index of a log's last entry.
+type LogEnd struct{ Term, Index uint64 }
+
+// Before says that another log reaches further.
+func (l LogEnd) Before(o LogEnd) bool {
+	return l.Term < o.Term || l.Term == o.Term && l.Index < o.Index
 }
 
 // Loss describes a data-loss event: what the partition went on without. Times are ms since 1970.

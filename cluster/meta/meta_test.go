@@ -37,8 +37,8 @@ var golden = []struct {
 	{"ReplaceReplica", ReplaceReplica{Topic: TopicID{0: 1}, Partition: 1, Epoch: 3, ID: 300}, "0f01" + "01" + strings.Repeat("00", 15) + "02" + "06" + "ac02"},
 	{
 		"ChooseReplica",
-		ChooseReplica{Topic: TopicID{0: 1}, Partition: 1, Epoch: 3, ID: 300, Term: 7, Loss: Loss{Node: 2, Replica: 300, At: 1, LogEnd: 4, Known: -1, Since: 64, Unheard: 1}},
-		"1001" + "01" + strings.Repeat("00", 15) + "02" + "06" + "ac02" + "07" + "04" + "ac02" + "02" + "08" + "01" + "8001" + "02",
+		ChooseReplica{Topic: TopicID{0: 1}, Partition: 1, Epoch: 3, ID: 300, Term: 7, Last: LogEnd{6, 5}, Loss: Loss{Node: 2, Replica: 300, At: 1, LogEnd: 4, Known: -1, Since: 64, Unheard: 1}},
+		"1001" + "01" + strings.Repeat("00", 15) + "02" + "06" + "ac02" + "07" + "0605" + "04" + "ac02" + "02" + "08" + "01" + "8001" + "02",
 	},
 	{"FinishRecovery", FinishRecovery{Topic: TopicID{0: 1}, Partition: 1, ID: 300, Term: 7}, "1101" + "01" + strings.Repeat("00", 15) + "02" + "ac02" + "07"},
 	{"ReplicasRemoved", ReplicasRemoved{Topic: TopicID{0: 1}, Partition: 1, IDs: []uint64{5, 6}}, "0b01" + "01" + strings.Repeat("00", 15) + "02" + "020506"},
