@@ -53,7 +53,7 @@ fuzz: ## fuzz every decoder, FUZZTIME each
 	  done; done
 
 lint: lint-fast ## gofumpt, go vet, staticcheck, golangci-lint
-	$(TOOL) golangci-lint run --build-tags integration,verify,robustness ./...
+	$(TOOL) golangci-lint run --allow-parallel-runners --build-tags integration,verify,robustness ./...
 
 lint-fast: ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \

@@ -49,7 +49,7 @@ func bubble(t *testing.T, f func(*testing.T)) {
 			return
 		}
 		buf := make([]byte, 16<<20)
-		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 			if strings.Contains(g, "synctest bubble") && !strings.Contains(g, "raft.(*deferError).Error") {
 				t.Errorf("%v\n%s", p, g)
 			}
