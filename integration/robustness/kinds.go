@@ -22,6 +22,8 @@ type kind struct {
 	alone bool
 	// damages: it takes something from one replica, so every replica must be whole before it and is awaited after it.
 	damages bool
+	// rolled: it needs partitions of more than one segment.
+	rolled bool
 	// needs says why it cannot be used here, or nil.
 	needs func(e *environment) error
 	// begin starts the fault at broker n and says what it did; undo ends it.
@@ -58,13 +60,14 @@ func kinds() []*kind {
 		{name: "addresses", what: "all brokers come back under new addresses", least: ms, most: 100 * ms, alone: true, begin: addresses},
 	}
 	for _, f := range harness.FileKinds() {
+		rolled := f == "closed" || f == "checkpoint" || f == "state"
 		all = append(all,
 			&kind{
-				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true,
+				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
 				begin: damage(f, harness.FlipBit),
 			},
 			&kind{
-				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true,
+				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
 				begin: damage(f, harness.Truncate),
 			})
 	}

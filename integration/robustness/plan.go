@@ -51,11 +51,17 @@ func newPlan(seed uint64, round int, from []*kind) plan {
 			p.kinds = append(p.kinds, k)
 		}
 	}
+	// Damage may lie unseen until its bytes are read: all of a round is done to one broker, a minority, and the next
+	// round has a new topic.
+	victim := 1 + rng.IntN(brokers)
 	for range maxSteps {
 		k := p.kinds[rng.IntN(len(p.kinds))]
 		s := step{
 			kind: k, node: rng.IntN(brokers + 1), other: 1 + rng.IntN(brokers-1), partition: rng.Int32N(partitions),
 			pause: between(rng, 10*time.Millisecond, 500*time.Millisecond), hold: between(rng, k.least, k.most), seed: rng.Uint64(),
+		}
+		if k.damages {
+			s.node = victim
 		}
 		s.overlap = mixed && !k.alone && rng.IntN(2) == 0
 		p.steps = append(p.steps, s)

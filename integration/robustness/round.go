@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,13 +67,21 @@ func (e *environment) run(p plan, length time.Duration) error {
 		return err
 	}
 	var err error
-	e.load, err = e.c.StartLoad(e.topic, partitions, harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 1000, Pace: 700 * time.Microsecond, Readers: 1})
+	load := harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 400, Pace: 700 * time.Microsecond, Readers: 1}
+	rolled := slices.ContainsFunc(p.kinds, func(k *kind) bool { return k.rolled })
+	if rolled {
+		load.RecordSize, load.Pace = 4000, 2*time.Millisecond
+	}
+	e.load, err = e.c.StartLoad(e.topic, partitions, load)
 	if err != nil {
 		return violated(err, "no producer gets an id")
 	}
 	small, err := e.startSmall(fmt.Sprintf("small-%d", p.round))
 	if err == nil {
 		err = e.load.WaitAcks(e.timeout(stuckWrites))
+	}
+	if err == nil && rolled {
+		err = e.waitRolled()
 	}
 	if err == nil {
 		err = e.faults(p, length)
@@ -114,6 +123,29 @@ func (e *environment) run(p plan, length time.Duration) error {
 		return err
 	}
 	return e.deleteTopics(e.topic, small.topic)
+}
+
+// waitRolled waits until every broker has a closed segment and a checkpoint.
+func (e *environment) waitRolled() error {
+	ctx := e.timeout(stuckWrites)
+	for _, n := range e.c.Nodes {
+		for _, kind := range []string{"closed", "checkpoint"} {
+			for {
+				found, err := n.Files(kind, e.topic)
+				if err != nil {
+					return err
+				}
+				if len(found) > 0 {
+					break
+				}
+				if ctx.Err() != nil {
+					return fmt.Errorf("broker %d has no %s file of %s", n.ID, kind, e.topic)
+				}
+				e.sleep(50 * time.Millisecond)
+			}
+		}
+	}
+	return nil
 }
 
 // faults runs the plan's steps for about length.
