@@ -80,7 +80,12 @@ func openStore(dir string) (*store, error) {
 	return s, nil
 }
 
-func (s *store) load() error {
+func (s *store) load() (err error) {
+	defer func() { // raft-boltdb panics on a key or a number of less than eight bytes
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", votes.ErrDamaged, r)
+		}
+	}()
 	term, err := s.bolt.GetUint64([]byte(keyTerm))
 	if err == nil {
 		s.term, s.hasTerm = term, true
