@@ -15,11 +15,16 @@ var (
 	descDamaged    = prometheus.NewDesc("balsa_cluster_replica_damages_total", "Replicas on this broker that were found damaged.", nil, nil)
 	descRebuilt    = prometheus.NewDesc("balsa_cluster_replica_rebuilds_total", "Damaged replicas on this broker that were rebuilt and vote again.", nil, nil)
 	descLosses     = prometheus.NewDesc("balsa_cluster_data_losses_total", "Times that a partition of the cluster went on from one replica's log after too many had lost theirs (the same on every broker).", nil, nil)
+	descScrubbed   = prometheus.NewDesc("balsa_cluster_scrub_bytes_total", "Bytes that the background check has read.", nil, nil)
+	descPasses     = prometheus.NewDesc("balsa_cluster_scrub_passes_total", "Passes over all replicas that the background check has ended.", nil, nil)
+	descScrubDone  = prometheus.NewDesc("balsa_cluster_scrub_replicas", "Replicas checked in the pass under way, or in the last one.", nil, nil)
+	descScrubLast  = prometheus.NewDesc("balsa_cluster_scrub_last_pass_timestamp_seconds", "When the last pass of the background check ended; 0: none did since the start.", nil, nil)
 	descDiskFull   = prometheus.NewDesc("balsa_cluster_disk_full", "1 while produce is refused for want of room.", nil, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descDiskFull} {
+	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descScrubbed,
+		descPasses, descScrubDone, descScrubLast, descDiskFull} {
 		ch <- d
 	}
 }
@@ -44,8 +49,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descReplicas, float64(s.Damaged), "damaged")
 	gauge(descLeading, float64(s.Leading))
 	gauge(descLeaderless, float64(s.Leaderless))
+	gauge(descScrubDone, float64(c.n.scrub.done.Load()))
+	gauge(descScrubLast, float64(c.n.scrub.last.Load()))
 	gauge(descDiskFull, flag(s.DiskFull))
-	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt, descLosses: losses(c.n.Image())} {
+	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt,
+		descScrubbed: c.n.scrub.bytes.Load(), descPasses: c.n.scrub.passes.Load(), descLosses: losses(c.n.Image())} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 }

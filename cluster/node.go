@@ -47,6 +47,7 @@ type Node struct {
 	disk     *diskGuard
 	opens    *openSync
 	repair   repair
+	scrub    scrub
 
 	registration meta.Broker
 	registered   atomic.Bool
@@ -121,7 +122,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	close(n.started)
 	for _, loop := range []func(context.Context){
 		n.bootstrapLoop, n.imageLoop, n.registerLoop, n.dutiesLoop, n.pingLoop, n.leadersLoop, n.membersLoop, n.rebalanceLoop,
-		n.retentionLoop, n.diskLoop, n.repairLoop, n.recoveryLoop, n.failover.run,
+		n.retentionLoop, n.diskLoop, n.repairLoop, n.scrubLoop, n.recoveryLoop, n.failover.run,
 	} {
 		n.wg.Go(func() { loop(n.ctx) })
 	}

@@ -327,3 +327,46 @@ func TestNothingIsRebuiltWithoutAMajority(t *testing.T) {
 		t.Fatalf("replicas are %v, were %v", mp.Replicas, topic.Partitions[0].Replicas)
 	}
 }
+
+// The scrub finds what nobody reads: a flipped bit of a follower's closed segment, and mends what it can.
+func TestScrubFindsDamage(t *testing.T) {
+	nodes, dirs := testCluster(t)
+	topic := createSmallSegments(t, nodes[0], "orders", 1, 3)
+	want := produce(t, nodes, topic, 0, 14)
+	sameFrames(t, nodes, topic, 0)
+	leader, _ := leaderOf(t, nodes, topic, 0)
+	i := int(leader.self) % 3 // a follower
+	n, old := nodes[i], replicaOn(&topic.Partitions[0], nodes[i].self)
+	if err := n.scrubPass(ctxFor(t)); err != nil || n.scrub.bytes.Load() < 14*250_000 {
+		t.Fatalf("%d bytes scrubbed (%v)", n.scrub.bytes.Load(), err)
+	}
+	index := replicaFiles(t, dirs[i], old.ID, ".index")[0]
+	flipBit(t, index, 60, 1)
+	before, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := replicaFiles(t, dirs[i], old.ID, "replica")[0]
+	flipBit(t, identity, 44, 1)
+	if err := n.scrubPass(ctxFor(t)); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(index); err != nil || bytes.Equal(before, after) {
+		t.Fatalf("the index was left as it is (%v)", err)
+	}
+	if p, ok := n.Partition(topic.ID, 0); !ok || p.Err() != nil {
+		t.Fatal("the replica stopped over what can be mended")
+	}
+	file := replicaFiles(t, dirs[i], old.ID, ".log")[0]
+	flipBit(t, file, batchAt(t, file, 2)+100_000, 7)
+	if err := n.scrubPass(ctxFor(t)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "rebuilt", func() bool { return n.Status().Rebuilt == 1 })
+	whole(t, nodes, topic)
+	sameFrames(t, nodes, topic, 0)
+	_, p := leaderOf(t, nodes, topic, 0)
+	if got, err := consume(p); err != nil || !slices.Equal(got, want) {
+		t.Fatalf("%d values, want %d (%v)", len(got), len(want), err)
+	}
+}

@@ -53,6 +53,9 @@ type Timing struct {
 	// Recovery is the step of bringing back partitions that lost power.
 	Recovery time.Duration
 
+	// ScrubDelay is the time from the start to the first pass of the scrub.
+	ScrubDelay time.Duration
+
 	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
 	Retention, Rebalance time.Duration
 }
@@ -99,6 +102,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Members, 500*time.Millisecond)
 	def(&t.Repair, 500*time.Millisecond)
 	def(&t.Recovery, 500*time.Millisecond)
+	def(&t.ScrubDelay, time.Minute)
 	def(&t.Retention, 5*time.Minute)
 	def(&t.Rebalance, 5*time.Minute)
 	return t

@@ -177,6 +177,10 @@ func (b *Broker) ConnectionsMaxIdle() time.Duration { return b.ms("connections.m
 func (b *Broker) RetentionCheckInterval() time.Duration {
 	return b.ms("log.retention.check.interval.ms")
 }
+
+// ScrubBytesPerSecond of the background check of logs; 0: none.
+func (b *Broker) ScrubBytesPerSecond() int64          { return b.v.long("balsa.scrub.bytes.per.second") }
+func (b *Broker) ScrubInterval() time.Duration        { return b.ms("balsa.scrub.interval.ms") }
 func (b *Broker) ReplicaLagTimeMax() time.Duration    { return b.ms("replica.lag.time.max.ms") }
 func (b *Broker) ProducerIDExpiration() time.Duration { return b.ms("producer.id.expiration.ms") }
 func (b *Broker) AutoLeaderRebalance() bool           { return b.v.bool("auto.leader.rebalance.enable") }

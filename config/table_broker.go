@@ -126,6 +126,10 @@ var brokerSettings = []*Setting{
 		kept("Kept and described; acts once reassignment is there.").with(atLeast(0)),
 	brokerRow("follower.replication.throttled.rate", Long, PerBroker, maxLong, "Bytes per second of throttled copying that this broker receives.").
 		kept("Kept and described; acts once reassignment is there.").with(atLeast(0)),
+	brokerRow("balsa.scrub.bytes.per.second", Long, PerBroker, "10485760",
+		"How much the background check of logs reads, at most; 0: it rests.").with(atLeast(0)),
+	brokerRow("balsa.scrub.interval.ms", Long, PerBroker, "604800000",
+		"Time from the beginning of one pass of the background check over all logs to the beginning of the next.").with(atLeast(1000)),
 	brokerRow("balsa.disk.min.free.bytes", Long, PerBroker, "-1",
 		"Produce is refused while the data disk has less room than this; -1: the smaller of 1 GiB and a twentieth of the disk; 0: never.").with(atLeast(-1)),
 

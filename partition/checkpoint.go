@@ -36,6 +36,9 @@ const (
 	maxCheckpoint    = 512 << 20
 )
 
+// errFirstCheckpoint: nobody could catch up from here any more.
+var errFirstCheckpoint = fmt.Errorf("%w: the checkpoint below the log's first entry is damaged", ErrCorrupt)
+
 var errBadCheckpoint = errors.New("checkpoint does not check")
 
 // encode lays a checkpoint out as

@@ -55,7 +55,7 @@ func (p *Partition) checkDamageNote() error {
 // spoiled looks at an error of reading the log: bytes that do not check, or that the disk cannot read, end this replica,
 // so that another leads and this one is rebuilt.
 func (p *Partition) spoiled(err error) error {
-	if errors.Is(err, segment.ErrCorrupt) || errors.Is(err, syscall.EIO) {
+	if IsDamage(err) || errors.Is(err, syscall.EIO) {
 		p.failStop(fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return err

@@ -44,7 +44,7 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 	c, body, err := readCheckpoint(p.o.FS, p.o.Dir, first-1, checkpointSuffix)
 	if err != nil {
 		if errors.Is(err, errBadCheckpoint) {
-			p.failStop(fmt.Errorf("%w: %w", ErrCorrupt, err)) // nobody could catch up from here
+			p.failStop(errors.Join(errFirstCheckpoint, err))
 		}
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -98,37 +99,51 @@ func (l *Log) checkRange(f vfs.File, c, to cursor) error {
 		return nil
 	}
 	from := c.pos
-	if err := l.checkFrames(f, c, to); err != nil {
+	if _, err := l.checkFrames(f, c, to, math.MaxInt64); err != nil {
 		return err
 	}
 	c.s.checked.add(from, to.pos, now)
 	return nil
 }
 
-func (l *Log) checkFrames(f vfs.File, c, to cursor) error {
+// checkFrames stops behind the frame with which step bytes are reached, and says where.
+func (l *Log) checkFrames(f vfs.File, c, to cursor, step int64) (at cursor, err error) {
 	t := tails.Get().(*tail)
 	t.f, t.size, t.start, t.have = f, to.pos, 0, nil
 	defer func() {
 		t.f = nil
 		tails.Put(t)
 	}()
-	for c.pos < to.pos {
+	begin := c.pos
+	for c.pos < to.pos && c.pos-begin < step {
 		e, err := t.sound(c, 0)
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w at position %d of segment %d: %w", errBadFrame, c.pos, c.s.baseOffset, errShort)
+			return c, fmt.Errorf("%w at position %d of segment %d: %w", errBadFrame, c.pos, c.s.baseOffset, errShort)
 		}
 		if err != nil {
-			return fmt.Errorf("segment %d: %w", c.s.baseOffset, err)
+			return c, fmt.Errorf("segment %d: %w", c.s.baseOffset, err)
 		}
-		if term, ok := l.Term(c.index); !ok || term != e.Term {
-			return fmt.Errorf("%w at position %d of segment %d: entry %d of term %d, expected %d", errBadFrame, c.pos,
-				c.s.baseOffset, c.index, e.Term, term)
+		if err := l.inPlace(e, c); err != nil {
+			return c, err
 		}
 		c.pos, c.index, c.offset = c.pos+int64(e.Size), c.index+1, e.NextOffset
 	}
-	if c.index != to.index || c.offset != to.offset {
-		return fmt.Errorf("%w before position %d of segment %d: entry %d, offset %d follow; expected %d, %d", errBadFrame, c.pos,
+	if c.pos >= to.pos && (c.index != to.index || c.offset != to.offset) {
+		return c, fmt.Errorf("%w before position %d of segment %d: entry %d, offset %d follow; expected %d, %d", errBadFrame, c.pos,
 			c.s.baseOffset, c.index, c.offset, to.index, to.offset)
+	}
+	return c, nil
+}
+
+// inPlace checks a frame's offset and term against the place where it stands. ErrNotFound: the log does not hold that entry
+// any more.
+func (l *Log) inPlace(e Entry, c cursor) error {
+	term, ok := l.Term(c.index)
+	if !ok {
+		return fmt.Errorf("%w: entry %d", ErrNotFound, c.index)
+	}
+	if term != e.Term || e.BaseOffset != c.offset {
+		return fmt.Errorf("%w: entry %d of term %d at offset %d, expected term %d at %d", errBadFrame, c.index, e.Term, e.BaseOffset, term, c.offset)
 	}
 	return nil
 }
@@ -154,12 +169,15 @@ func (l *Log) ReadFrames(buf []byte, first, last uint64, maxBytes int) (out []by
 		}
 		offset := r.offset
 		err = ParseFrames(first, out[at:], func(e Entry, _ []byte) error {
-			if term, ok := l.Term(e.Index); !ok || term != e.Term || e.BaseOffset != offset {
-				return fmt.Errorf("entry %d of term %d at offset %d, expected term %d at %d", e.Index, e.Term, e.BaseOffset, term, offset)
+			if err := l.inPlace(e, cursor{index: e.Index, offset: offset}); err != nil {
+				return err
 			}
 			offset = e.NextOffset
 			return nil
 		})
+		if errors.Is(err, ErrNotFound) {
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errBadFrame, err)
 		}

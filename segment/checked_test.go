@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,11 +40,14 @@ func TestFlippedBitsReachNoReader(t *testing.T) {
 		if testing.Short() {
 			step = 11
 		}
-		for pos := header; pos < s.Size; pos += step {
+		for pos := int64(0); pos < s.Size; pos += step {
 			fs, o, m := build()
 			must(t, fs.Flip(s.Path, pos, 1<<(pos%8)))
 			l, err := Open(o)
 			must(t, err) // after a clean close nothing is read
+			if err := l.Scrub(func(int) error { return nil }); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("segment %d, flip at %d: the scrub says %v", i, pos, err)
+			}
 			met := 0
 			for _, e := range m.entries {
 				frame, _, err := l.ReadFrames(nil, e.Index, e.Index, 1)
@@ -52,7 +57,7 @@ func TestFlippedBitsReachNoReader(t *testing.T) {
 					t.Fatalf("segment %d, flip at %d: a peer is sent another entry %d (%v)", i, pos, e.Index, err)
 				}
 			}
-			if met == 0 {
+			if met == 0 && pos >= header {
 				t.Fatalf("segment %d, flip at %d: no peer met it", i, pos)
 			}
 			for offset := int64(0); offset < l.NextOffset(); offset++ {
@@ -124,4 +129,52 @@ func TestCheckedStretches(t *testing.T) {
 	if len(k.now) > maxSpans {
 		t.Errorf("%d stretches are remembered", len(k.now))
 	}
+}
+
+// TestScrubOfALogInUse: appends, truncations, rolls and deletions meanwhile are no damage.
+func TestScrubOfALogInUse(t *testing.T) {
+	fs := crashfs.New(3)
+	l, _, m := testLog(t, fs, Config{Fsync: true, SegmentBytes: 6000, IndexIntervalBytes: 100})
+	var stop atomic.Bool
+	var scrubs int
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !stop.Load() {
+			if err := l.Scrub(func(int) error { return nil }); err != nil {
+				t.Error(err)
+				return
+			}
+			scrubs++
+		}
+	})
+	wg.Go(func() {
+		for !stop.Load() {
+			rs, err := l.ReadOffsets(l.StartOffset(), l.NextOffset(), 1<<20, true)
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				t.Error(err)
+				return
+			}
+			for _, r := range rs {
+				r.Release()
+			}
+		}
+	})
+	for i := range 400 {
+		es := batches(m, 3, 300)
+		mustAppend(t, l, m, es)
+		switch i % 5 {
+		case 1:
+			cut := l.LastIndex() - 1
+			must(t, l.TruncateSuffix(cut))
+			m.entries = m.entries[:cut-m.first]
+		case 3:
+			must(t, l.AdvanceStart(l.NextOffset()-40))
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	if scrubs == 0 {
+		t.Fatal("no scrub ended")
+	}
+	must(t, l.Close())
 }
