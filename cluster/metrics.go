@@ -23,8 +23,10 @@ var (
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descScrubbed,
-		descPasses, descScrubDone, descScrubLast, descDiskFull} {
+	for _, d := range []*prometheus.Desc{
+		descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descScrubbed,
+		descPasses, descScrubDone, descScrubLast, descDiskFull,
+	} {
 		ch <- d
 	}
 }
@@ -52,8 +54,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descScrubDone, float64(c.n.scrub.done.Load()))
 	gauge(descScrubLast, float64(c.n.scrub.last.Load()))
 	gauge(descDiskFull, flag(s.DiskFull))
-	for d, v := range map[*prometheus.Desc]uint64{descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt,
-		descScrubbed: c.n.scrub.bytes.Load(), descPasses: c.n.scrub.passes.Load(), descLosses: losses(c.n.Image())} {
+	for d, v := range map[*prometheus.Desc]uint64{
+		descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt,
+		descScrubbed: c.n.scrub.bytes.Load(), descPasses: c.n.scrub.passes.Load(), descLosses: losses(c.n.Image()),
+	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 }
