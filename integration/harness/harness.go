@@ -306,7 +306,11 @@ func (n *Node) Start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.cmd != nil {
-		return fmt.Errorf("broker %d runs already", n.ID)
+		select {
+		case <-n.done: // it ended by itself
+		default:
+			return fmt.Errorf("broker %d runs already", n.ID)
+		}
 	}
 	args := []string{
 		n.c.o.Binary, "serve", "--node-id", strconv.Itoa(n.ID), "--data-dir", n.Dir,

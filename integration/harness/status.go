@@ -71,6 +71,9 @@ func (c *Cluster) WaitWhole(ctx context.Context, topic string, partitions int32)
 	for {
 		state := ""
 		for _, n := range c.Nodes {
+			if !n.Running() {
+				return fmt.Errorf("%s is not whole: broker %d ended: %s", topic, n.ID, n.Tail(1000))
+			}
 			s, err := n.Status(ctx)
 			if err != nil {
 				state = err.Error()

@@ -26,7 +26,7 @@ import (
 type options struct {
 	duration, round time.Duration
 	seed            uint64
-	only            string
+	only, skip      string
 	replay          int
 	suites          bool
 	disk            string
@@ -39,6 +39,7 @@ func main() {
 	flag.DurationVar(&o.round, "round-length", 12*time.Second, "how long the faults of a round go on")
 	flag.Uint64Var(&o.seed, "seed", rand.Uint64N(1<<53), "of everything random; default: a new one")
 	flag.StringVar(&o.only, "only", "", "comma-separated kinds of faults and names of suites; default: all")
+	flag.StringVar(&o.skip, "skip", "", "comma-separated kinds of faults and suites that are left out")
 	flag.IntVar(&o.replay, "round", -1, "run this round of the seed and nothing else")
 	flag.BoolVar(&o.suites, "suites", true, "run the suites that are Go tests too")
 	flag.StringVar(&o.disk, "disk", "tmpfs", "brokers' disks: tmpfs or ext4 (small ones, root), plain (a folder that is never filled)")
@@ -70,7 +71,8 @@ func main() {
 }
 
 func (o options) wants(name string) bool {
-	return o.only == "" || strings.Contains(","+o.only+",", ","+name+",")
+	in := func(list string) bool { return strings.Contains(","+list+",", ","+name+",") }
+	return (o.only == "" || in(o.only)) && !in(o.skip)
 }
 
 // run does everything and leaves nothing behind but, after a violation, the folder that it names.
@@ -137,7 +139,10 @@ func report(o options, sum *summary, v *violation, faults string, keep func() (s
 	}
 	again := ""
 	if o.only != "" {
-		again = " -only " + o.only
+		again += " -only " + o.only
+	}
+	if o.skip != "" {
+		again += " -skip " + o.skip
 	}
 	fmt.Printf("again: make robustness ROBUSTNESS=\"-suites=false -seed %d%s -round %d\"\n", sum.Seed, again, sum.Rounds)
 }
