@@ -16,7 +16,7 @@ COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 # Fuzz every decoder this long, one after the other.
 FUZZTIME ?= 60s
 
-.PHONY: run build test verify robustness robustness-ci race lint lint-fast fmt fuzz bench integration image up down clean help
+.PHONY: run build test verify robustness robustness-ci crash rules race lint lint-fast fmt fuzz bench integration image up down clean help
 
 run: build ## build and run a single broker on 127.0.0.1:9092, data in ./balsa-data
 	exec $(BALSA) serve
@@ -27,6 +27,14 @@ build: ## build the static binary bin/balsa
 
 test: ## run the tests: no Docker, no root, no wall-clock thresholds
 	$(GO) test ./...
+
+# Every point, where `make test` takes a sample.
+crash: ## power cuts, kills, torn sectors, failing and lying syncs at every sync point (minutes)
+	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Crash|Kill|PowerLoss|Torn|Flipped|FailedSync|SideFiles|EveryError' ./segment ./partition -rapid.checks=1000
+	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Torn|Flipped|Failed' ./cluster/votes ./vfs/crashfs
+
+rules: ## take each safety rule out of the code, one after the other: a test must fail (RULE=15: only that one; half an hour)
+	$(GO) run ./internal/rules $(if $(RULE),-rule $(RULE))
 
 race: ## the same tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short ./...

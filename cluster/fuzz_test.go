@@ -44,6 +44,15 @@ func FuzzDecodeMessages(f *testing.F) {
 		if as, err := decodeStandings(b); err == nil && len(as)*answerSize != len(b) {
 			t.Fatalf("%d answers in %d bytes", len(as), len(b))
 		}
+		if ss, err := decodeStands(b); err == nil {
+			var again []byte
+			for _, s := range ss {
+				again = s.encode(again)
+			}
+			if more, err := decodeStands(again); err != nil || len(more) != len(ss) {
+				t.Fatalf("%d stands became %d: %v", len(ss), len(more), err)
+			}
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // no pull of its own
 		a := newAnnouncer(ctx, fuzzHost(b), newLeaderTable(), 1, Timing{}, slog.New(slog.DiscardHandler))

@@ -1,9 +1,16 @@
 package cluster
 
 import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/config"
+	"github.com/balsa-broker/balsa/partition"
 	"github.com/balsa-broker/balsa/vfs/crashfs"
 )
 
@@ -43,6 +50,100 @@ func TestRule18TimingsFit(t *testing.T) {
 	} {
 		if !ok {
 			t.Errorf("not so: %s: %+v", what, d)
+		}
+	}
+}
+
+// openedHost is a replicaHost that notes what is opened.
+type openedHost struct {
+	mu     sync.Mutex
+	opened []uint64
+}
+
+func (h *openedHost) openPartition(r *replica, _ []partition.Replica, _ func() config.Topic) (*partition.Partition, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened = append(h.opened, r.self.ID)
+	return nil, errors.New("a test")
+}
+func (h *openedHost) deleteVotes(uint64) error             { return nil }
+func (h *openedHost) topicConfig(*meta.Topic) config.Topic { return config.Topic{} }
+func (h *openedHost) replicaOpened(*replica)               {}
+func (h *openedHost) replicaGone(*replica)                 {}
+func (h *openedHost) replicaDamaged()                      {}
+func (h *openedHost) reconcileSoon()                       {}
+
+// Rule 1: a replica that was given to another disk of this broker is not made on this one.
+func TestRule1ReplicasOfAnotherDisk(t *testing.T) {
+	h := &openedHost{}
+	rs, err := newReplicas(h, crashfs.New(1), "/topics", 1, 7, testLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := meta.NewImage()
+	img.Version, img.ClusterID, img.NextReplicaID = 1, "c", 100
+	img.Topics["t"] = &meta.Topic{ID: meta.TopicID{1}, Name: "t", Partitions: []meta.Partition{
+		{ID: 0, Created: true, Initial: []meta.Replica{{Node: 1, ID: 11, Incarnation: 6}}, Replicas: []meta.Replica{{Node: 1, ID: 11, Incarnation: 6}}},
+		{ID: 1, Created: true, Initial: []meta.Replica{{Node: 1, ID: 12, Incarnation: 7}}, Replicas: []meta.Replica{{Node: 1, ID: 12, Incarnation: 7}}},
+	}}
+	rs.reconcile(img)
+	rs.wg.Wait()
+	if !slices.Equal(h.opened, []uint64{12}) {
+		t.Errorf("opened %v, want that of this disk, 12", h.opened)
+	}
+}
+
+// Rule 3: metadata of another cluster is not followed, and the disk keeps its cluster's ID.
+func TestRule3MetadataOfAnotherCluster(t *testing.T) {
+	n := &Node{log: testLogger()}
+	ours := "ours"
+	n.cluster.Store(&ours)
+	img := meta.NewImage()
+	img.ClusterID = "theirs"
+	if n.adopt(img) || !errors.Is(n.imageErr, ErrWrongCluster) || n.clusterID() != ours {
+		t.Errorf("adopted: %v, %q", n.imageErr, n.clusterID())
+	}
+	img.ClusterID = ours
+	if !n.adopt(img) {
+		t.Error("our own metadata is not followed")
+	}
+}
+
+// Rule 21: a leader of a topic that was deleted is none of a topic of the same name.
+func TestRule21LeadersAreOfATopicID(t *testing.T) {
+	tab := newLeaderTable()
+	tab.put(&leadership{key: partitionKey{meta.TopicID{1}, 0}, node: 1, epoch: 5})
+	for i := range 1000 { // of each shard
+		if l, ok := tab.get(partitionKey{meta.TopicID{2, byte(i), byte(i >> 8)}, 0}); ok {
+			t.Fatalf("another topic is led by %d", l.node)
+		}
+	}
+}
+
+// pulledFrom answers the calls of a pull from another announcer.
+type pulledFrom struct{ *announcer }
+
+func (h pulledFrom) call(_ context.Context, _ int32, _ kind, payload []byte) ([]byte, error) {
+	return h.answerPull(payload)
+}
+func (h pulledFrom) alivePeers() []int32  { return nil }
+func (h pulledFrom) gone(int32) bool      { return false }
+func (h pulledFrom) resigned(*leadership) {}
+
+// Rule 21: a broker that joins learns from a peer who leads what.
+func TestRule21LeadersArePulled(t *testing.T) {
+	old := newAnnouncer(t.Context(), nil, newLeaderTable(), 1, Timing{}, testLogger())
+	for i := range 3000 {
+		old.table.put(&leadership{key: partitionKey{meta.TopicID{byte(i), byte(i >> 8)}, 0}, node: int32(i % 3), epoch: 1, inSync: make([]int32, 50)})
+	}
+	fresh := newAnnouncer(t.Context(), pulledFrom{old}, newLeaderTable(), 2, Timing{}, testLogger())
+	fresh.pull(1)
+	fresh.wg.Wait()
+	for node := range int32(3) {
+		n1, d1 := old.table.digest(node)
+		n2, d2 := fresh.table.digest(node)
+		if n1 != n2 || d1 != d2 {
+			t.Errorf("node %d: %d leaderships, pulled %d", node, n1, n2)
 		}
 	}
 }

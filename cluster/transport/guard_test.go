@@ -140,6 +140,25 @@ func TestRule1VotesNeedAConfiguration(t *testing.T) {
 	}
 }
 
+// Rule 17: TimeoutNow goes past every check of Raft's own; a replica that may not vote does not stand.
+func TestRule17EmptyReplicaDoesNotStand(t *testing.T) {
+	it := newInboxTest(t, nil)
+	it.log.noConfig = true
+	if err := it.follower.m.TimeoutNow(2); !errors.Is(err, ErrNoConfiguration) {
+		t.Errorf("an empty replica stands: %v", err)
+	}
+	if seen := it.take(); len(seen) != 0 {
+		t.Fatalf("Raft saw %v", seen)
+	}
+	it.log.mu.Lock()
+	it.log.noConfig = false
+	it.log.mu.Unlock()
+	must(t, it.follower.m.TimeoutNow(2))
+	if seen := it.take(); len(seen) != 1 {
+		t.Fatalf("Raft saw %v", seen)
+	}
+}
+
 func TestRule1Identity(t *testing.T) {
 	it := newInboxTest(t, nil)
 	var vote raft.RequestVoteResponse

@@ -181,7 +181,7 @@ func TestTornTransaction(t *testing.T) {
 	const sector = 512
 	rounds := 60
 	if os.Getenv("BALSA_CRASH") != "" {
-		rounds = 20_000
+		rounds = 2_000
 	} else if testing.Short() {
 		rounds = 15
 	}

@@ -2,7 +2,8 @@
 // only when they change, and with one transaction for all that wait.
 //
 //	bucket "votes":  replica id (8, big-endian) + key  ->  value
-//	                 "sum"                             ->  sum of the FNV-64a hashes of all other keys and values (8)
+//	                 "sum"                             ->  sum of the FNV-64a hashes of all other keys and values (8),
+//	                                                       transaction that wrote it (8), which is every one
 package votes
 
 import (
@@ -82,8 +83,8 @@ var (
 	sumKey     = []byte("sum")
 )
 
-// hash of a key and its value. Their sum is kept beside them: it tells a file in which a bit has flipped, or an older
-// page come back, from what was written.
+// hash of a key and its value. Their sum is kept beside them, with the transaction: together they tell a file in which a
+// bit has flipped, or older pages have come back, from what was written.
 func hash(k, v []byte) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(k))))
@@ -132,12 +133,16 @@ func openFile(path string, o Options) (*bolt.DB, error) {
 		if err != nil {
 			return err
 		}
-		return b.Put(sumKey, make([]byte, 8))
+		return putSum(tx, b, 0)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return bolt.Open(path, o.Perm, options)
+}
+
+func putSum(tx *bolt.Tx, b *bolt.Bucket, sum uint64) error {
+	return b.Put(sumKey, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, sum), uint64(tx.ID())))
 }
 
 func (s *Store) load(path string) error {
@@ -174,10 +179,10 @@ func (s *Store) load(path string) error {
 		if err != nil {
 			return err
 		}
-		if len(sum) != 8 || binary.BigEndian.Uint64(sum) != s.sum {
+		if len(sum) != 16 || binary.BigEndian.Uint64(sum) != s.sum || binary.BigEndian.Uint64(sum[8:]) != uint64(tx.ID())-1 {
 			return fmt.Errorf("%w: the sum of the keys and values is another", ErrDamaged)
 		}
-		return nil
+		return putSum(tx, b, s.sum)
 	})
 	if err != nil {
 		return fmt.Errorf("votes: read %s: %w", path, err)
@@ -347,7 +352,7 @@ func (s *Store) commit(batch []*write) error {
 				}
 			}
 		}
-		if err := b.Put(sumKey, binary.BigEndian.AppendUint64(nil, s.sum)); err != nil {
+		if err := putSum(tx, b, s.sum); err != nil {
 			return err
 		}
 		if s.o.beforeCommit != nil {

@@ -29,6 +29,9 @@ const Sector = 512
 // ErrCrashed: the power went, or the process was killed; every call of the old FS and its files returns it.
 var ErrCrashed = errors.New("crashfs: crashed")
 
+// ErrLie, from a hook, makes a sync of a file or folder a lie: it succeeds and makes nothing durable.
+var ErrLie = errors.New("crashfs: a sync that lies")
+
 // Op names an operation for a hook.
 type Op string
 
@@ -178,7 +181,7 @@ func (f *FS) enter(op Op, name string) error {
 		err := hook(op, name)
 		w.mu.Lock()
 		if err != nil {
-			if op == OpSync {
+			if op == OpSync && !errors.Is(err, ErrLie) {
 				w.loseDirty(name)
 			}
 			w.mu.Unlock()

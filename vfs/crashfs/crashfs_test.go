@@ -172,3 +172,31 @@ func TestSpace(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestLyingSync: a sync that lies succeeds, and the next loss of power may take what it was for.
+func TestLyingSync(t *testing.T) {
+	lost := 0
+	for seed := range uint64(50) {
+		fs := crashfs.New(seed)
+		write(t, fs, "/a", []byte("old"), true)
+		if err := fs.SyncDir("/"); err != nil {
+			t.Fatal(err)
+		}
+		fs.SetHook(func(op crashfs.Op, _ string) error {
+			if op == crashfs.OpSync || op == crashfs.OpSyncDir {
+				return crashfs.ErrLie
+			}
+			return nil
+		})
+		write(t, fs, "/a", []byte("new"), true)
+		if err := fs.SyncDir("/"); err != nil {
+			t.Fatal(err)
+		}
+		if string(read(fs.Crash(), "/a")) == "old" {
+			lost++
+		}
+	}
+	if lost == 0 {
+		t.Fatal("what a lying sync was for always survived")
+	}
+}
