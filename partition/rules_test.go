@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -415,6 +416,30 @@ func TestRule15OutOfTurnIsVoid(t *testing.T) {
 			if typ != k.want || (p.log.NextOffset() > end) != (k.want == segment.Batch) {
 				t.Errorf("ticket %d: stored as %v, offset %d after %d", i, typ, p.log.NextOffset(), end)
 			}
+		}
+		c.stopAll()
+	})
+}
+
+// Rule 15: while appends are in flight leadership is not handed over, however long that takes.
+func TestRule15TransferWaitsForAppends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3)
+		c.startAll()
+		l := c.leader()
+		c.fill(l, 1, 0, 3)
+		c.converge()
+		to := c.others(l)[0]
+		c.isolate(l, true)
+		under := l.p.Append(batch(1, 1, 0, 3, "x"), -1, time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.p.TransferLeadership(ctx, to.r); err == nil || !strings.Contains(err.Error(), "1 appends in flight") {
+			t.Errorf("handed over with an append in flight: %v", err)
+		}
+		c.isolate(l, false)
+		if r := under.Result(); r.Err != nil {
+			t.Errorf("the append: %v", r.Err)
 		}
 		c.stopAll()
 	})

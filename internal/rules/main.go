@@ -62,7 +62,7 @@ func prove(ctx context.Context, root string, rule int, list bool, timeout time.D
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() //nolint:forbidigo // of this program
-	sound := map[string]error{} // tests that were run without any removal
+	sound := map[string]error{}              // tests that were run without any removal
 	bad, n := 0, 0
 	for i := range removals {
 		r := &removals[i]

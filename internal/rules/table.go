@@ -431,7 +431,7 @@ var removals = []removal{
 	{
 		15, "leadership is handed over with nothing in flight", "partition/transfer.go",
 		"		if n == 0 {\n			break\n		}\n", "		if n >= 0 {\n			break\n		}\n",
-		"partition", "TestTransferDrains",
+		"partition", "TestRule15TransferWaitsForAppends",
 	},
 	{
 		15, "appends wait while leadership is handed over", "partition/append.go",
@@ -458,7 +458,7 @@ var removals = []removal{
 	{
 		16, "a final word to a producer follows a VerifyLeader", "partition/append.go",
 		"	if stale := p.VerifyLeader(ctx); stale != nil {", "	if stale := ctx.Err(); stale != nil {",
-		"partition", "TestRule16StaleLeaderIsSilent",
+		"partition", "TestRule16StaleLeaderJudgesNoProducer",
 	},
 	{
 		16, "the end of the log by time follows a VerifyLeader", "partition/offsets.go",
