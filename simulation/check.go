@@ -143,7 +143,7 @@ func (l *Load) readFrom(part int32, r partition.Replica, limit time.Duration) (o
 			return fmt.Errorf("leadership is on its way to broker %d", r.Node)
 		}
 		out = out[:0]
-		for next := int64(0); next < p.HighWatermark(); {
+		for next := p.LogStart(); next < p.HighWatermark(); {
 			records, err := readAt(p, next, -1)
 			if err != nil {
 				return err

@@ -58,7 +58,7 @@ func New(o Options) (*Cluster, error) {
 		rng: rand.New(rand.NewPCG(o.Seed, 1)),
 	}
 	var err error
-	if c.o.config, err = config.NewBroker(map[string]string{"balsa.flush.policy": o.Policy, "log.segment.bytes": "1048576"}); err != nil {
+	if c.o.config, err = config.NewBroker(map[string]string{"balsa.flush.policy": o.Policy, "log.segment.bytes": "1048576", "log.roll.ms": "240000"}); err != nil {
 		return nil, err
 	}
 	for id := range o.Brokers {

@@ -3,7 +3,10 @@
 package simulation
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -80,6 +83,39 @@ func (d *Disk) Fill(left int64) {
 		return
 	}
 	fs.SetSpace(fs.Used() + left)
+}
+
+// Files lists the files of the partitions, as far as they hold anything.
+func (d *Disk) Files() (list []string) {
+	fs := d.FS()
+	var walk func(dir string)
+	walk = func(dir string) {
+		entries, err := fs.ReadDir(dir)
+		if err != nil {
+			return
+		}
+		for _, e := range entries {
+			name := filepath.Join(dir, e.Name())
+			if e.IsDir() {
+				walk(name)
+			} else if info, err := e.Info(); err == nil && info.Size() > 0 {
+				list = append(list, name)
+			}
+		}
+	}
+	walk(filepath.Join(d.Dir(), "topics"))
+	return list
+}
+
+// Flip inverts one bit of a file, on the disk and in the cache, and says where.
+func (d *Disk) Flip(name string, rng *rand.Rand) (off int64, err error) {
+	fs := d.FS()
+	info, err := fs.Stat(name)
+	if err != nil || info.Size() == 0 {
+		return 0, errors.Join(err, io.EOF)
+	}
+	off = rng.Int64N(info.Size())
+	return off, fs.Flip(name, off, 1<<rng.IntN(8))
 }
 
 // Kill ends the life at this instant and begins the next one, with what a kill -9 or a loss of power leaves.

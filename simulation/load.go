@@ -253,9 +253,15 @@ func (l *Load) follow(part int32) {
 			return
 		default:
 		}
-		records, changed, down, err := l.fetch(part, next)
+		records, start, changed, down, err := l.fetch(part, next)
 		if errors.Is(err, partition.ErrOffsetOutOfRange) {
-			l.violation("partition %d: offset %d is out of range, and nothing was deleted", part, next)
+			if start <= next {
+				l.violation("partition %d: offset %d is out of range, and the log starts at %d", part, next, start)
+			} else {
+				next = start
+				r.Assign(part, next)
+				continue
+			}
 		}
 		if len(records) > 0 {
 			r.BeginPoll()
@@ -285,26 +291,47 @@ func (l *Load) follow(part int32) {
 	}
 }
 
-// fetch reads what is committed from an offset on, at the leader.
-func (l *Load) fetch(part int32, offset int64) (records []history.Final, changed, down <-chan struct{}, err error) {
+// fetch reads what is committed from an offset on, at the leader. start is where its log begins.
+func (l *Load) fetch(part int32, offset int64) (records []history.Final, start int64, changed, down <-chan struct{}, err error) {
 	b, n, down, epoch := l.c.leader(l.Topic.ID, part)
 	if b == nil {
-		return nil, nil, nil, nil
+		return nil, 0, nil, nil, nil
 	}
 	p, ok := n.Partition(l.Topic.ID, part)
 	if !ok {
-		return nil, nil, down, nil
+		return nil, 0, nil, down, nil
 	}
 	b.paused.wait()
 	changed = p.Changed()
 	records, err = readAt(p, offset, epoch)
+	start = p.LogStart()
 	b.paused.wait()
 	select {
 	case <-down: // the answer did not get out
-		return nil, nil, down, nil
+		return nil, 0, nil, down, nil
 	default:
 	}
-	return records, changed, down, err
+	return records, start, changed, down, err
+}
+
+// deleteRecords moves the log start towards the high watermark by a part of what is between; start is -1 when no
+// leader was found.
+func (l *Load) deleteRecords(part int32, by float64) (start int64, err error) {
+	b, p, err := l.c.leading(l.Topic.ID, part)
+	if err != nil {
+		return -1, err
+	}
+	start = p.LogStart() + int64(by*by*float64(p.HighWatermark()-p.LogStart()))
+	pending := l.History.Delete("admin", part, start)
+	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
+	defer cancel()
+	b.paused.wait()
+	if _, err = p.DeleteRecords(ctx, start); err != nil {
+		pending.Unknown()
+	} else {
+		pending.OK(-1)
+	}
+	return start, err
 }
 
 // readAt is a fetch of up to a megabyte.

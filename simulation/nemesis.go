@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ const (
 	Wipe      Kind = "wipe"
 	Transfer  Kind = "transfer leadership"
 	Skew      Kind = "clock skew"
+	Delete    Kind = "delete records"
+	Flip      Kind = "flipped bit"
 )
 
 // weights say how often each kind comes. Those that lose what is not synced at a majority are left out under the
@@ -63,6 +66,8 @@ var weights = []struct {
 	{Wipe, 1, false},
 	{Transfer, 4, false},
 	{Skew, 2, false},
+	{Delete, 3, false},
+	{Flip, 3, false},
 }
 
 // Fault is one fault of a schedule.
@@ -101,12 +106,16 @@ func Schedule(seed uint64, brokers int, policy string, length, meanGap time.Dura
 		f.For = time.Duration(rng.ExpFloat64() * float64(8*time.Second))
 		f.For = min(f.For+50*time.Millisecond, time.Minute)
 		pick := rng.IntN(sum)
+		weak := int(seed % uint64(brokers))
 		for _, w := range weights {
 			if pick -= w.weight; pick < 0 {
 				if w.fsync && policy != "fsync" {
 					break
 				}
 				f.Kind = w.kind
+				if f.Kind == Wipe || f.Kind == Flip {
+					f.A = weak // damage that nobody has met yet is a copy lost: only ever of one broker
+				}
 				out = append(out, f)
 				break
 			}
@@ -292,6 +301,23 @@ func (n *Nemesis) inflict(f Fault) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		n.note(f, "partition %d from %d to %d: %v", part, l.ID, to.Node, p.TransferLeadership(ctx, to))
+	case Delete:
+		part := int32(rng.IntN(len(n.load.Topic.Partitions)))
+		if start, err := n.load.deleteRecords(part, rng.Float64()); start >= 0 {
+			count()
+			n.note(f, "partition %d below %d: %v", part, start, err)
+		}
+	case Flip:
+		files := a.disk.Files()
+		if len(files) == 0 {
+			return
+		}
+		name := files[rng.IntN(len(files))]
+		off, err := a.disk.Flip(name, rng)
+		if err == nil {
+			count()
+			n.note(f, "broker %d: %s at %d", a.ID, strings.TrimPrefix(name, a.disk.Dir()), off)
+		}
 	case Skew:
 		skew := time.Duration(rng.Int64N(int64(20*time.Minute))) - 10*time.Minute
 		a.skew.Store(int64(skew))
