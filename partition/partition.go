@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/balsa-broker/balsa/config"
+	"github.com/balsa-broker/balsa/internal/iolock"
 	"github.com/balsa-broker/balsa/segment"
 	"github.com/balsa-broker/balsa/vfs"
 )
@@ -116,7 +117,7 @@ type Partition struct {
 
 	appendMu sync.Mutex
 
-	storeMu   sync.Mutex
+	storeMu   iolock.Mutex
 	gate      gate
 	truncated bool // a suffix was cut and nothing stored since (safety rule 7)
 	scratch   []segment.NewEntry
@@ -167,7 +168,7 @@ type Partition struct {
 	loopEnd  chan struct{}
 	bg       sync.WaitGroup // checkpoints, commands of the loop
 	busy     atomic.Bool    // a command of the loop is under way
-	ckptMu   sync.Mutex
+	ckptMu   iolock.Mutex
 
 	fsynced        bool // the loop's: the log is known to follow flush policy fsync
 	announced      bool // the loop's: OnLeader(true) was called last

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/balsa-broker/balsa/internal/iolock"
 	"github.com/balsa-broker/balsa/vfs"
 )
 
@@ -41,7 +42,7 @@ type seg struct {
 	dir         string
 	firstAppend time.Time // of a batch, in this process; zero: created counts
 
-	rebuild sync.Mutex // one rebuild of the index at a time
+	rebuild iolock.Mutex // one rebuild of the index at a time
 	checked checked
 
 	mu   sync.Mutex

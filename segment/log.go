@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/balsa-broker/balsa/internal/iolock"
 	"github.com/balsa-broker/balsa/vfs"
 )
 
@@ -19,7 +20,7 @@ type Log struct {
 	rec Recovery
 
 	// wmu is held by the one writer. What follows is the writer's.
-	wmu       sync.Mutex
+	wmu       iolock.Mutex
 	file      vfs.File // of the active segment, pinned; nil until the first append
 	allocated int64    // size of the active file, with preallocated space
 	idx       indexWriter

@@ -40,9 +40,15 @@ func testLogger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
+// stalled is, in real time, far more than any simulation takes.
+const stalled = 10 * time.Minute
+
 // bubble is synctest.Test, but for one leak: raft leaves the futures that its FSM has not got to when it shuts down
 // unanswered, and whoever waits for one with it.
 func bubble(t *testing.T, f func(*testing.T)) {
+	// A clock that stands still: somebody holds a sync.Mutex that others wait for while he waits for the disk.
+	watch := time.AfterFunc(stalled, func() { panic("a simulation does not end") })
+	defer watch.Stop()
 	defer func() {
 		p := recover()
 		if p == nil {

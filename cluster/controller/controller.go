@@ -21,6 +21,7 @@ import (
 
 	"github.com/balsa-broker/balsa/cluster/meta"
 	"github.com/balsa-broker/balsa/cluster/transport"
+	"github.com/balsa-broker/balsa/internal/iolock"
 	"github.com/balsa-broker/balsa/internal/raftlog"
 )
 
@@ -48,8 +49,8 @@ type Controller struct {
 
 	failure   atomic.Pointer[error]
 	failedCh  chan struct{}
-	marked    atomic.Bool // the member file names this member
-	membersMu sync.Mutex  // one change of the group's members at a time
+	marked    atomic.Bool  // the member file names this member
+	membersMu iolock.Mutex // one change of the group's members at a time
 	absent    map[raft.ServerID]time.Time
 }
 
