@@ -101,9 +101,9 @@ func (l *Load) Verify(limit time.Duration) []string {
 	for part := range int32(len(l.Topic.Partitions)) {
 		_, mp, _ := c.any().Image().Lookup(l.Topic.ID, part)
 		for _, r := range mp.Replicas {
-			got, err := l.readFrom(part, partition.Replica{Node: r.Node, ID: r.ID}, limit)
+			got, err := l.readFrom(part, r.Node, limit)
 			if err != nil {
-				bad = append(bad, fmt.Sprintf("stuck: partition %d, replica %v: %v", part, r, err))
+				bad = append(bad, fmt.Sprintf("stuck: partition %d, replica on broker %d: %v", part, r.Node, err))
 				continue
 			}
 			if final[part] == nil {
@@ -113,7 +113,7 @@ func (l *Load) Verify(limit time.Duration) []string {
 			if !slices.EqualFunc(final[part], got, func(a, b history.Final) bool {
 				return a.Offset == b.Offset && string(a.Value) == string(b.Value)
 			}) {
-				bad = append(bad, fmt.Sprintf("partition %d: replica %v holds other records (%d) than the first one read (%d)", part, r, len(got), len(final[part])))
+				bad = append(bad, fmt.Sprintf("partition %d: the replica on broker %d holds other records (%d) than the first one read (%d)", part, r.Node, len(got), len(final[part])))
 			}
 		}
 	}
@@ -126,10 +126,19 @@ func (l *Load) Verify(limit time.Duration) []string {
 	return bad
 }
 
-// readFrom makes a replica lead and reads all that it has.
-func (l *Load) readFrom(part int32, r partition.Replica, limit time.Duration) (out []history.Final, err error) {
+// readFrom makes a broker's replica lead and reads all that it has. The replica may meet damage only now, and be
+// replaced first.
+func (l *Load) readFrom(part, node int32, limit time.Duration) (out []history.Final, err error) {
 	c := l.c
 	err = c.wait(limit, func() error {
+		_, mp, ok := c.any().Image().Lookup(l.Topic.ID, part)
+		if !ok {
+			return fmt.Errorf("partition %d is unknown", part)
+		}
+		r, ok := mp.OnNode(node)
+		if !ok {
+			return fmt.Errorf("partition %d has no replica on broker %d", part, node)
+		}
 		b, p, err := c.leading(l.Topic.ID, part)
 		if err != nil {
 			return err
@@ -137,7 +146,7 @@ func (l *Load) readFrom(part int32, r partition.Replica, limit time.Duration) (o
 		if b.ID != r.Node {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			if err := p.TransferLeadership(ctx, r); err != nil {
+			if err := p.TransferLeadership(ctx, partition.Replica{Node: r.Node, ID: r.ID}); err != nil {
 				return err
 			}
 			return fmt.Errorf("leadership is on its way to broker %d", r.Node)
