@@ -83,7 +83,7 @@ func (r *Report) run(c *Cluster, p Plan) error {
 		r.Bad = append(r.Bad, "stuck: "+err.Error())
 	}
 	if err := load.Finish(heals); err != nil {
-		r.Bad = append(r.Bad, "stuck: "+err.Error())
+		r.Bad = append(r.Bad, fmt.Sprintf("stuck: %v (%v)", err, c.Whole(topic.ID)))
 	}
 	if len(r.Bad) == 0 {
 		r.Bad = load.Verify(heals)

@@ -32,7 +32,8 @@ func TestMutex(t *testing.T) {
 				t.Fatalf("order %v", order)
 			}
 		}
-		m.Lock() // free again
+		m.Lock()
+		order = nil // free again, and what it guards is ours
 		m.Unlock()
 		defer func() {
 			if recover() == nil {
