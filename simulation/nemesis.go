@@ -113,7 +113,7 @@ func Schedule(seed uint64, brokers int, policy string, length, meanGap time.Dura
 					break
 				}
 				f.Kind = w.kind
-				if f.Kind == Wipe || f.Kind == Flip {
+				if f.Kind == Wipe || f.Kind == Flip || f.Kind == Power && policy != "fsync" {
 					f.A = weak // damage that nobody has met yet is a copy lost: only ever of one broker
 				}
 				out = append(out, f)
