@@ -88,6 +88,7 @@ type Load struct {
 	History    *history.History
 	// LastAck per partition, unix nanoseconds; LongestGap per partition since ResetGaps, nanoseconds.
 	lastAck, gap []atomic.Int64
+	read         []atomic.Int64 // offset up to which the first reader has read
 	// begun holds a token for each producer that got its first acknowledgement.
 	begun     chan struct{}
 	producers int
@@ -108,6 +109,8 @@ type LoadOptions struct {
 	Readers int
 	// Pace is the pause of a producer between two records; 0: full speed within InFlight.
 	Pace time.Duration
+	// Delete is how often the first half of what the first reader has read of some partition is deleted; 0: never.
+	Delete time.Duration
 }
 
 // StartLoad starts producers and readers; Stop ends them.
@@ -125,7 +128,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	rctx, rcancel := context.WithCancel(context.Background())
 	l := &Load{
 		Topic: topic, Partitions: partitions, History: history.New(), c: c, stop: make(chan struct{}),
-		lastAck: make([]atomic.Int64, partitions), gap: make([]atomic.Int64, partitions), cancel: cancel, readers: rcancel,
+		lastAck: make([]atomic.Int64, partitions), gap: make([]atomic.Int64, partitions), read: make([]atomic.Int64, partitions), cancel: cancel, readers: rcancel,
 		begun: make(chan struct{}, o.Producers), producers: o.Producers,
 	}
 	for i := range o.Producers {
@@ -174,7 +177,18 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		}
 		l.clients = append(l.clients, cl)
 		l.wg.Add(1)
-		go l.read(rctx, cl, fmt.Sprintf("reader %d", i))
+		go l.consume(rctx, cl, i)
+	}
+	if o.Delete > 0 {
+		cl, err := c.Client()
+		if err != nil {
+			cancel()
+			rcancel()
+			return nil, err
+		}
+		l.clients = append(l.clients, cl)
+		l.wg.Add(1)
+		go l.deleteRecords(rctx, kadm.NewClient(cl), o.Delete)
 	}
 	return l, nil
 }
@@ -233,16 +247,47 @@ func definite(err error) bool {
 	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.InvalidRecord) || errors.Is(err, kerr.CorruptMessage)
 }
 
-func (l *Load) read(ctx context.Context, cl *kgo.Client, name string) {
+// deleteRecords deletes, every now and then, the first half of what was read of a partition.
+func (l *Load) deleteRecords(ctx context.Context, admin *kadm.Client, every time.Duration) {
 	defer l.wg.Done()
-	c := l.History.Consumer(name)
+	for p := int32(0); ; p = (p + 1) % l.Partitions {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+		below := l.read[p].Load() / 2
+		if below == 0 {
+			continue
+		}
+		deletion := l.History.Delete("admin", p, below)
+		resp, err := admin.DeleteRecords(ctx, kadm.Offsets{l.Topic: {p: {Topic: l.Topic, Partition: p, At: below}}})
+		if err == nil {
+			err = resp.Error()
+		}
+		if err == nil {
+			deletion.OK(-1)
+		} else {
+			deletion.Unknown()
+		}
+	}
+}
+
+func (l *Load) consume(ctx context.Context, cl *kgo.Client, reader int) {
+	defer l.wg.Done()
+	c := l.History.Consumer(fmt.Sprintf("reader %d", reader))
 	for p := range l.Partitions {
 		c.Assign(p, 0)
 	}
 	for ctx.Err() == nil {
 		c.BeginPoll()
 		fs := cl.PollFetches(ctx)
-		fs.EachRecord(func(r *kgo.Record) { c.Read(r.Partition, r.Offset, r.Value) })
+		fs.EachRecord(func(r *kgo.Record) {
+			c.Read(r.Partition, r.Offset, r.Value)
+			if reader == 0 {
+				l.read[r.Partition].Store(r.Offset + 1)
+			}
+		})
 		c.EndPoll()
 	}
 }
@@ -338,7 +383,7 @@ func (c *Cluster) ReadAll(ctx context.Context, topic string, partitions int32) (
 	var left int
 	for p := range partitions {
 		if end, _ := ends.Lookup(topic, p); end.Offset > 0 {
-			from[p] = kgo.NewOffset().At(0)
+			from[p] = kgo.NewOffset().AtStart()
 			left++
 		}
 	}

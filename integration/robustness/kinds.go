@@ -22,6 +22,8 @@ type kind struct {
 	alone bool
 	// damages: it takes something from one replica, so every replica must be whole before it and is awaited after it.
 	damages bool
+	// person: the broker may need an empty disk from a person afterwards.
+	person bool
 	// rolled: it needs partitions of more than one segment.
 	rolled bool
 	// needs says why it cannot be used here, or nil.
@@ -55,19 +57,20 @@ func kinds() []*kind {
 		{name: "full", what: "a broker's disk is full", least: 50 * ms, most: 2000 * ms, needs: needsDisk, begin: full},
 		{name: "slow-sync", what: "a broker's syncs are late", least: 100 * ms, most: 5000 * ms, begin: slowSync},
 		{name: "fail-sync", what: "a broker's syncs fail, then it is restarted", least: 20 * ms, most: 500 * ms, alone: true, damages: true, begin: failSync},
-		{name: "clock", what: "a broker's clock jumps", least: 50 * ms, most: 3000 * ms, begin: jump},
+		{name: "clock", what: "a broker's clock jumps", least: 200 * ms, most: 4000 * ms, rolled: true, begin: jump},
 		{name: "wipe", what: "a broker's disk is replaced by an empty one", least: ms, most: 200 * ms, alone: true, damages: true, begin: wipe},
 		{name: "addresses", what: "all brokers come back under new addresses", least: ms, most: 100 * ms, alone: true, begin: addresses},
 	}
 	for _, f := range harness.FileKinds() {
+		person := f == "votes" || f == "metadata" // one store for all of a broker's replicas
 		rolled := f == "closed" || f == "checkpoint" || f == "state"
 		all = append(all,
 			&kind{
-				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
+				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled, person: person,
 				begin: damage(f, harness.FlipBit),
 			},
 			&kind{
-				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
+				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled, person: person,
 				begin: damage(f, harness.Truncate),
 			})
 	}
@@ -195,9 +198,12 @@ func failSync(e *environment, s step, n *harness.Node) (func() error, string, er
 	return undo, fmt.Sprintf("of %d, of files with %q", n.ID, of), n.SetFaults(harness.Faults{SyncFails: of})
 }
 
+// maxJump is below the topics' retention.ms: a leader whose clock is further off still deletes (safety rule 19).
+const maxJump = 50 * time.Minute
+
 func jump(_ *environment, s step, n *harness.Node) (func() error, string, error) {
 	rng := s.rng()
-	by := between(rng, time.Second, 60*24*time.Hour)
+	by := between(rng, time.Second, maxJump)
 	if rng.IntN(2) == 0 {
 		by = -by
 	}

@@ -178,6 +178,9 @@ func attack(ctx context.Context, o options, sum *summary, work string, keep func
 			}
 		}
 	}
+	if !slices.ContainsFunc(kinds(), func(k *kind) bool { return o.wants(k.name) }) {
+		return nil
+	}
 	e, done, err := prepare(ctx, o, sum, work)
 	if err != nil {
 		return err

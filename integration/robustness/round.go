@@ -67,7 +67,7 @@ func (e *environment) run(p plan, length time.Duration) error {
 		return err
 	}
 	var err error
-	load := harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 400, Pace: 700 * time.Microsecond, Readers: 1}
+	load := harness.LoadOptions{Producers: 2, InFlight: 64, RecordSize: 400, Pace: 700 * time.Microsecond, Readers: 1, Delete: 2 * time.Second}
 	rolled := slices.ContainsFunc(p.kinds, func(k *kind) bool { return k.rolled })
 	if rolled {
 		load.RecordSize, load.Pace = 4000, 2*time.Millisecond
@@ -257,6 +257,9 @@ func (e *environment) replace(n *harness.Node, s step, why error) error {
 	}
 	e.sum.log("broker %d is not whole again by itself after %s: %v; it gets an empty disk\n%s", n.ID, s.kind.name, why, n.Tail(3000))
 	e.sum.person(s.kind.name)
+	if !s.kind.person {
+		return violated(why, "broker %d is not whole again by itself after %s", n.ID, s.kind.name)
+	}
 	if n.Running() {
 		if err := n.Kill(); err != nil {
 			return err
@@ -332,10 +335,10 @@ func (e *environment) scanLogs() error {
 }
 
 func (e *environment) createTopic(name string, partitions int32) error {
-	segment := "1048576"
+	segment, retention := "1048576", "3600000" // an hour; see maxJump
 	ctx := e.timeout(stuckWrites)
 	for {
-		err := e.c.CreateTopic(ctx, name, partitions, brokers, map[string]*string{"segment.bytes": &segment})
+		err := e.c.CreateTopic(ctx, name, partitions, brokers, map[string]*string{"segment.bytes": &segment, "retention.ms": &retention})
 		if err == nil || strings.Contains(err.Error(), "already exists") {
 			return nil
 		}

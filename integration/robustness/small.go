@@ -11,12 +11,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/balsa-broker/balsa/integration/history"
+	"github.com/balsa-broker/balsa/protocol/record"
 )
 
 // small is a slow load on one partition, small enough to be checked for linearizability: three producers that wait for
-// each record, a reader, and somebody who asks for the end.
+// each record, one whose records are damaged and must be refused, a reader, and somebody who asks for the end.
 type small struct {
 	topic string
 	h     *history.History
@@ -40,6 +43,11 @@ func (e *environment) startSmall(topic string) (*small, error) {
 		}
 		s.wg.Go(func() { defer cl.Close(); s.produce(ctx, cl, i) })
 	}
+	vandal, err := e.c.Client(kgo.MaxVersions(kversion.V3_0_0())) // topics by name
+	if err != nil {
+		return s, err
+	}
+	s.wg.Go(func() { defer vandal.Close(); s.damage(ctx, vandal) })
 	reader, err := e.c.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(0)}}), kgo.FetchMaxWait(200*time.Millisecond))
 	if err != nil {
 		return s, err
@@ -66,6 +74,31 @@ func (s *small) produce(ctx context.Context, cl *kgo.Client, producer int) {
 		}
 		sent.OK(r.Offset)
 		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// damage sends batches with a wrong checksum. Whatever the answer is, they must never be there.
+func (s *small) damage(ctx context.Context, cl *kgo.Client) {
+	const producer = 9
+	for seq := range smallSends {
+		if ctx.Err() != nil {
+			return
+		}
+		var b record.Builder
+		b.Add(time.Now().UnixMilli(), nil, history.Value(producer, seq, 30))
+		batch := b.Build()
+		batch[len(batch)-1] ^= 1
+		req := kmsg.NewPtrProduceRequest()
+		req.Acks, req.TimeoutMillis = -1, 1000
+		rp := kmsg.NewProduceRequestTopicPartition()
+		rp.Records = batch
+		rt := kmsg.NewProduceRequestTopic()
+		rt.Topic, rt.Partitions = s.topic, append(rt.Partitions, rp)
+		req.Topics = append(req.Topics, rt)
+		sent := s.h.Send(producer, seq, 0)
+		_, _ = req.RequestWith(ctx, cl)
+		sent.Failed()
+		pause(ctx, 100*time.Millisecond)
 	}
 }
 
