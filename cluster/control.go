@@ -16,9 +16,9 @@ import (
 	"github.com/balsa-broker/balsa/vfs"
 )
 
-func (n *Node) openController() (*controller.Controller, error) {
+func (n *Node) startController() (*controller.Controller, error) {
 	return controller.Open(controller.Options{
-		Dir: filepath.Join(n.opt.DataDir, controllerDir), Node: n.self, Incarnation: n.identity.Incarnation, Mux: n.mux,
+		Dir: filepath.Join(n.opt.DataDir, controllerDir), Node: n.self, Incarnation: n.identity.member().Incarnation, Mux: n.mux,
 		Timing: n.timing.Controller, Logger: n.log, Peers: func() []int32 {
 			if !n.isStarted() {
 				return nil
@@ -66,7 +66,7 @@ func (n *Node) aliveMembers() []controller.Member {
 	list := []controller.Member{n.founding.self}
 	for id, m := range n.gossip.known() {
 		if n.alive.isAlive(id) {
-			list = append(list, controller.Member{Node: id, Incarnation: m.Incarnation})
+			list = append(list, controller.MemberOf(id, m.Incarnation, m.Generation))
 		}
 	}
 	slices.SortFunc(list, func(a, b controller.Member) int { return cmp.Compare(a.Node, b.Node) })

@@ -69,8 +69,9 @@ type member struct {
 	Rack        string
 	Version     string
 	ClusterID   string
-	Expect      int  // --bootstrap-expect
-	HasState    bool // has controller state, so will never bootstrap
+	Expect      int   // --bootstrap-expect
+	HasState    bool  // has controller state, so will never bootstrap
+	Generation  uint8 // of its member of the controller group
 	Alive       bool
 }
 
@@ -97,6 +98,7 @@ const (
 	tagClusterID   = "cid"
 	tagExpect      = "exp"
 	tagState       = "st"
+	tagGeneration  = "gen"
 )
 
 func (m member) name() string { return fmt.Sprintf("%d.%x.%x", m.Node, m.Incarnation, m.Run) }
@@ -122,6 +124,9 @@ func (m member) encodeTags() map[string]string {
 	if m.HasState {
 		t[tagState] = "1"
 	}
+	if m.Generation > 0 {
+		t[tagGeneration] = strconv.Itoa(int(m.Generation))
+	}
 	return t
 }
 
@@ -136,8 +141,9 @@ func decodeMember(t map[string]string) (member, error) {
 		return member{}, errors.New("not a Balsa broker")
 	}
 	expect, _ := strconv.Atoi(t[tagExpect])
+	generation, _ := strconv.ParseUint(t[tagGeneration], 10, 8)
 	return member{
-		Node: int32(id), Incarnation: inc, Run: run, ClusterAddr: t[tagCluster], GossipAddr: t[tagGossip], Rack: t[tagRack],
+		Node: int32(id), Incarnation: inc, Generation: uint8(generation), Run: run, ClusterAddr: t[tagCluster], GossipAddr: t[tagGossip], Rack: t[tagRack],
 		Version: t[tagVersion], ClusterID: t[tagClusterID], Expect: expect, HasState: t[tagState] != "",
 	}, nil
 }

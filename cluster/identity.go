@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"path/filepath"
 
+	"github.com/balsa-broker/balsa/cluster/controller"
 	"github.com/balsa-broker/balsa/vfs"
 )
 
@@ -29,7 +31,7 @@ const (
 	topicsDir      = "topics"
 	formatVersion  = 1
 	maxMetaSize    = 1 << 20
-	incarnationMax = 1<<62 - 1
+	incarnationMax = 1<<54 - 1
 )
 
 // Errors of opening a data folder.
@@ -51,6 +53,21 @@ type identity struct {
 	NodeID      int32  `json:"node_id"`
 	Incarnation uint64 `json:"incarnation"`
 	ClusterID   string `json:"cluster_id,omitempty"`
+	// Generation of this disk's member of the controller group: the next one begins when its log was damaged.
+	Generation uint8  `json:"controller_generation,omitempty"`
+	Check      string `json:"check"` // CRC-32C of the others, see sum
+}
+
+// sum is the CRC-32C of what the identity says. A flipped digit would make another disk of this one, and all that it holds
+// would be thrown away.
+func (id identity) sum() string {
+	s := fmt.Sprintf("%d %d %d %q %d", id.Format, id.NodeID, id.Incarnation, id.ClusterID, id.Generation)
+	return fmt.Sprintf("%08x", crc32.Checksum([]byte(s), crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// member is what this disk is in the controller group.
+func (id identity) member() controller.Member {
+	return controller.MemberOf(id.NodeID, id.Incarnation, id.Generation)
 }
 
 // loadIdentity reads the identity of a data folder, or makes it durably when the folder has none.
@@ -69,9 +86,11 @@ func loadIdentity(fsys vfs.FS, dir string, node int32) (identity, error) {
 		return identity{}, fmt.Errorf("cluster: reading %s: %w", name, err)
 	}
 	var id identity
-	if err := json.Unmarshal(buf, &id); err != nil || id.Incarnation == 0 {
-		return identity{}, fmt.Errorf("%w: %s is damaged", ErrFormat, name)
+	if err := json.Unmarshal(buf, &id); err != nil || id.Incarnation == 0 || id.Check != id.sum() {
+		return identity{}, fmt.Errorf("%w: %s is damaged: it says which broker this is and which cluster the data belongs to. "+
+			"Put the file back from a copy; or start the broker with an empty --data-dir, and its replicas are made anew from the other brokers (those with a replication factor of 1 are lost then)", ErrFormat, name)
 	}
+	id.Check = ""
 	if id.Format != formatVersion {
 		return identity{}, fmt.Errorf("%w: %s has format %d, this version reads %d", ErrFormat, name, id.Format, formatVersion)
 	}
@@ -83,6 +102,7 @@ func loadIdentity(fsys vfs.FS, dir string, node int32) (identity, error) {
 
 // save is durable on return.
 func (id identity) save(fsys vfs.FS, dir string) error {
+	id.Check = id.sum()
 	buf, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
@@ -94,7 +114,8 @@ func (id identity) save(fsys vfs.FS, dir string) error {
 	return nil
 }
 
-// newIncarnation is random and never 0. 62 bits: the controller's replica ids set the top bit.
+// newIncarnation is random and never 0. 54 bits: above are the generations of the controller's member, and its replica ids set
+// the top bit.
 func newIncarnation() (uint64, error) {
 	var b [8]byte
 	for {

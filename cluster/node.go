@@ -107,7 +107,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err = n.listen(); err != nil {
 		return nil, err
 	}
-	if n.votes, err = votes.Open(filepath.Join(o.DataDir, votesFile), votes.Options{Logger: n.log}); err != nil {
+	if n.votes, err = n.openVotes(); err != nil {
 		return nil, err
 	}
 	if n.replicas, err = newReplicas(n, o.FS, filepath.Join(o.DataDir, topicsDir), n.self, n.identity.Incarnation, n.log); err != nil {
@@ -178,10 +178,10 @@ func (n *Node) listen() error {
 
 // join starts gossip.
 func (n *Node) join(ctx context.Context) error {
-	n.founding = newFounding(controller.Member{Node: n.self, Incarnation: n.identity.Incarnation}, n.opt.BootstrapExpect)
+	n.founding = newFounding(n.identity.member(), n.opt.BootstrapExpect)
 	g, err := startGossip(ctx, gossipOptions{
 		self: member{
-			Node: n.self, Incarnation: n.identity.Incarnation, Run: newRun(), ClusterAddr: n.registration.ClusterAddr,
+			Node: n.self, Incarnation: n.identity.Incarnation, Generation: n.identity.Generation, Run: newRun(), ClusterAddr: n.registration.ClusterAddr,
 			Rack: n.opt.Rack, Version: n.opt.Version, ClusterID: n.clusterID(), Expect: n.opt.BootstrapExpect, HasState: n.ctl.HasState(),
 		},
 		listen: n.opt.GossipListen, advertise: n.opt.GossipAdvertise, join: n.opt.Join, hints: loadHints(n.opt.FS, n.opt.DataDir),

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/hashicorp/raft"
+
+	"github.com/balsa-broker/balsa/internal/raftconf"
 	"github.com/balsa-broker/balsa/segment"
 	"github.com/balsa-broker/balsa/vfs"
 )
@@ -59,4 +62,22 @@ func (p *Partition) spoiled(err error) error {
 		p.failStop(fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return err
+}
+
+// soleVoter says whether the log's last configuration has this replica as its only voter: a later one would need its vote.
+func (p *Partition) soleVoter() bool {
+	index, b := p.log.ConfigurationAt(p.log.LastIndex())
+	if index == 0 {
+		return false
+	}
+	conf, err := raftconf.Decode(b)
+	voters := 0
+	self := false
+	for _, s := range conf.Servers {
+		if s.Suffrage == raft.Voter {
+			voters++
+			self = self || s.ID == p.o.Self.ServerID()
+		}
+	}
+	return err == nil && voters == 1 && self
 }

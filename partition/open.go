@@ -242,6 +242,15 @@ func (p *Partition) checkLoss(voted, termOne bool) error {
 	if lost != "" && (kept.durable || !p.identity.unclean && (rec.Clean || rec.SameBoot)) {
 		return fmt.Errorf("%w: %s", ErrCorrupt, lost)
 	}
+	if last > 0 && !termOne && p.soleVoter() {
+		// Nobody else can have voted, nor led: the log's last term is the group's.
+		term, _ := p.log.Term(last)
+		if err := p.o.Votes.SetUint64([]byte(keyCurrentTerm), term); err != nil {
+			return fmt.Errorf("restore the term of a single replica: %w", err)
+		}
+		p.logger.Warn("the votes of this single replica were lost; its log says all that they did", "term", term)
+		termOne = true
+	}
 	if last > 0 && !termOne {
 		return fmt.Errorf("%w: a log to entry %d without votes", ErrLost, last)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/balsa-broker/balsa/cluster/meta"
 	"github.com/balsa-broker/balsa/cluster/transport"
+	"github.com/balsa-broker/balsa/cluster/votes"
 	"github.com/balsa-broker/balsa/internal/iolock"
 	"github.com/balsa-broker/balsa/internal/raftlog"
 )
@@ -106,6 +107,9 @@ func (c *Controller) openDir() (err error) {
 	c.store.first, c.snapshots.first = c.mark, c.mark
 	c.store.snapshot, c.store.stop = c.snapshots.newest, c.fail
 
+	if first, s := c.store.firstIndex.Load(), c.snapshots.newest().Index; first > s+1 {
+		return fmt.Errorf("%w: the log begins at entry %d, the newest snapshot is of %d", votes.ErrDamaged, first, s)
+	}
 	member, err := wasMember(dir)
 	if err != nil {
 		return err

@@ -109,7 +109,8 @@ func (c *Controller) change(ctx context.Context, what string, m Member, do func(
 // second or so and after each new image, with the brokers that gossip holds for alive. It returns whether it changed
 // something (then there may be more to do). On a follower it does nothing. Steps, the first that applies:
 //
-//  1. A member whose broker is registered with another incarnation goes: its disk is gone.
+//  1. A member whose broker is registered with another incarnation goes: its disk is gone. So does one whose broker runs as
+//     another member of the same disk: its log was damaged.
 //  2. A member whose broker is not registered and has been away for a minute goes.
 //  3. An alive registered broker that is no member becomes one without a vote.
 //  4. Too many voters: one goes, the longest dead first, never the leader.
@@ -128,7 +129,7 @@ func (c *Controller) Reconcile(ctx context.Context, alive []Member) (changed boo
 		b := img.Brokers[m.Node]
 		switch {
 		case m.Member == c.self:
-		case b != nil && b.Incarnation != m.Incarnation, b == nil && c.absentFor(m.Member) >= absentGrace:
+		case b != nil && (!m.OnDisk(b.Incarnation) || replaced(m.Member, alive)), b == nil && c.absentFor(m.Member) >= absentGrace:
 			return true, c.Remove(ctx, m.Member)
 		}
 	}
@@ -142,7 +143,12 @@ func (c *Controller) Reconcile(ctx context.Context, alive []Member) (changed boo
 
 func registered(img *meta.Image, m Member) bool {
 	b := img.Brokers[m.Node]
-	return b != nil && b.Incarnation == m.Incarnation
+	return b != nil && m.OnDisk(b.Incarnation)
+}
+
+// replaced: the broker runs as another member of the same disk, for this one's log was damaged.
+func replaced(m Member, alive []Member) bool {
+	return slices.ContainsFunc(alive, func(a Member) bool { return a.Node == m.Node && a != m && a.OnDisk(m.Incarnation) })
 }
 
 func (c *Controller) reconcileVoters(ctx context.Context, img *meta.Image, members []MemberStatus, alive []Member) (bool, error) {

@@ -75,6 +75,23 @@ type Member struct {
 // The controller group's replica ids are those with the highest bit set, so that they never meet a partition's.
 const replicaBit = 1 << 63
 
+// Generations are the members that one disk can be, one after another: one whose log was damaged comes back as the next.
+// They differ from the disk's incarnation in the bits from generationBit on.
+const (
+	Generations   = 1 << 8
+	generationBit = 54
+)
+
+// MemberOf is the member that a disk is in a generation; 0: the disk's incarnation itself.
+func MemberOf(node int32, disk uint64, generation uint8) Member {
+	return Member{Node: node, Incarnation: disk ^ uint64(generation)<<generationBit}
+}
+
+// OnDisk says whether the member is one of a disk's, given the disk's incarnation.
+func (m Member) OnDisk(incarnation uint64) bool {
+	return (m.Incarnation^incarnation)&(1<<generationBit-1) == 0
+}
+
 // ReplicaID of the member.
 func (m Member) ReplicaID() uint64 { return replicaBit | m.Incarnation }
 

@@ -1,10 +1,12 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,8 +49,8 @@ const (
 	keyTerm     = "CurrentTerm"
 	keyVoteTerm = "LastVoteTerm"
 	keyVoteCand = "LastVoteCand"
-	keyVote     = "Vote" // term, 8 bytes big endian; candidate
-	keyWipe     = "Wipe" // see wipe.go
+	keyState    = "State" // see save
+	keyWipe     = "Wipe"  // see wipe.go
 )
 
 // reserveBytes of disk are taken at once, so that the controller's log goes on while the disk is full (safety rule 14).
@@ -80,28 +82,31 @@ func openStore(dir string) (*store, error) {
 	return s, nil
 }
 
+// load reads what is there, all of it: ErrDamaged when an entry, the term or the vote is not what was written.
 func (s *store) load() (err error) {
 	defer func() { // raft-boltdb panics on a key or a number of less than eight bytes
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", votes.ErrDamaged, r)
 		}
 	}()
-	term, err := s.bolt.GetUint64([]byte(keyTerm))
-	if err == nil {
-		s.term, s.hasTerm = term, true
-	} else if !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+	v, err := s.bolt.Get([]byte(keyState))
+	switch {
+	case errors.Is(err, raftboltdb.ErrKeyNotFound):
+	case err != nil:
 		return err
-	}
-	vote, err := s.bolt.Get([]byte(keyVote))
-	if err == nil {
-		if len(vote) < 8 {
-			return fmt.Errorf("a vote of %d bytes", len(vote))
+	default:
+		if v, err = unseal(keyState, v); err != nil {
+			return err
 		}
-		s.voteTerm, s.voteCand = binary.BigEndian.Uint64(vote), vote[8:]
-	} else if !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		if len(v) < 17 {
+			return fmt.Errorf("%w: a term and vote of %d bytes", votes.ErrDamaged, len(v))
+		}
+		s.term, s.hasTerm, s.voteTerm, s.voteCand = binary.BigEndian.Uint64(v), v[8] == 1, binary.BigEndian.Uint64(v[9:]), v[17:]
+	}
+	if err := s.bounds(); err != nil {
 		return err
 	}
-	return s.bounds()
+	return s.checkLog()
 }
 
 // bounds reads the first and the last index; between the writes, which raft does one at a time, they are constant.
@@ -130,6 +135,15 @@ func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l})
 // the one before it (there is one: S > 1), which is not there.
 func (s *store) GetLog(index uint64, l *raft.Log) error {
 	err := s.bolt.GetLog(index, l)
+	if err == nil {
+		// Checked at the start: the disk changed it since. raft would panic over an error.
+		if err := checkEntry(index, l); err != nil {
+			s.stop(err)
+			runtime.Goexit()
+		}
+		l.Extensions = nil
+		return nil
+	}
 	if errors.Is(err, raft.ErrLogNotFound) && index > 1 && s.snapshot != nil {
 		if m := s.snapshot(); m.Index == index {
 			*l = raft.Log{Index: index, Term: m.Term, Type: raft.LogNoop}
@@ -143,7 +157,13 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	if err := s.bolt.StoreLogs(logs); err != nil {
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		c := *l
+		c.Extensions = entrySum(l)
+		sealed[i] = &c
+	}
+	if err := s.bolt.StoreLogs(sealed); err != nil {
 		err = fmt.Errorf("store the controller's log: %w", err)
 		if s.truncated {
 			s.stop(err) // raft believes the entries that were cut to be there still
@@ -179,7 +199,7 @@ func (s *store) termAt(index uint64) (uint64, bool) {
 		return 0, false
 	}
 	var l raft.Log
-	if err := s.bolt.GetLog(index, &l); err != nil {
+	if err := s.bolt.GetLog(index, &l); err != nil || checkEntry(index, &l) != nil {
 		return 0, false
 	}
 	return l.Term, true
@@ -197,22 +217,37 @@ func (s *store) SetUint64(key []byte, v uint64) error {
 		if s.hasTerm && s.term == v {
 			return nil
 		}
-		if err := s.bolt.SetUint64(key, v); err != nil {
+		if err := s.save(v, true, s.voteTerm, s.voteCand); err != nil {
 			// raft would panic, and take every partition of the broker down. No vote is given after this.
 			s.dead = fmt.Errorf("store the controller's term: %w", err)
 			s.stop(s.dead)
 			return nil
 		}
-		s.term, s.hasTerm = v, true
 		return nil
 	}
 	return s.bolt.SetUint64(key, v)
 }
 
-// Set writes a vote: term and candidate are one value of one key, so no crash leaves a new term with an old candidate
-// (safety rule 2).
+// save writes term and vote as one value of one key, so no crash leaves a new term with an old candidate (safety rule 2),
+// and neither can be missing without the other. mu is held.
 //
-//	"Vote" -> | term, 8 bytes big endian | candidate's server id |
+//	"State" -> | term 8 | 1: it was set | term of the vote 8 | candidate's server id | CRC-32C 4 |
+func (s *store) save(term uint64, hasTerm bool, voteTerm uint64, cand []byte) error {
+	v := binary.BigEndian.AppendUint64(nil, term)
+	if hasTerm {
+		v = append(v, 1)
+	} else {
+		v = append(v, 0)
+	}
+	v = append(binary.BigEndian.AppendUint64(v, voteTerm), cand...)
+	if err := s.bolt.Set([]byte(keyState), seal(keyState, v)); err != nil {
+		return err
+	}
+	s.term, s.hasTerm, s.voteTerm, s.voteCand = term, hasTerm, voteTerm, bytes.Clone(cand)
+	return nil
+}
+
+// Set writes a vote with the term that was held back.
 func (s *store) Set(key, v []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -230,11 +265,10 @@ func (s *store) Set(key, v []byte) error {
 		s.held = false
 		return nil
 	}
-	value := append(binary.BigEndian.AppendUint64(nil, term), v...)
-	if err := s.bolt.Set([]byte(keyVote), value); err != nil {
+	if err := s.save(s.term, s.hasTerm, term, v); err != nil {
 		return fmt.Errorf("store the controller's vote: %w", err)
 	}
-	s.voteTerm, s.voteCand, s.held = term, value[8:], false
+	s.held = false
 	return nil
 }
 

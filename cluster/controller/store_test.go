@@ -115,6 +115,9 @@ func TestReserve(t *testing.T) {
 	dir := t.TempDir()
 	for round := range uint64(3) {
 		s := openTestStore(t, dir)
+		if err := s.SetUint64([]byte(keyTerm), 1); err != nil {
+			t.Fatal(err)
+		}
 		for i := range uint64(50) {
 			if err := s.StoreLog(&raft.Log{Index: round*50 + i + 1, Term: 1, Data: make([]byte, 3000)}); err != nil {
 				t.Fatal(err)

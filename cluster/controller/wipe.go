@@ -17,7 +17,7 @@ import (
 // member stops; Open finishes the wipe. Until the member holds again what it had lost it neither votes nor stands for
 // election.
 //
-//	"Wipe" -> | index of the snapshot, 8 bytes big endian | 0: to be wiped, 1: wiped, waits for that index |
+//	"Wipe" -> | index of the snapshot, 8 bytes big endian | 0: to be wiped, 1: wiped, waits for that index | CRC-32C 4 |
 const (
 	wipeAsked = 0
 	wipeDone  = 1
@@ -29,7 +29,7 @@ func (c *Controller) wipeForSnapshot(lastIndex, lastTerm uint64) error {
 	if t, ok := c.store.termAt(lastIndex); !ok || t == lastTerm {
 		return fmt.Errorf("controller: nothing proves that the log differs at index %d term %d: not wiped", lastIndex, lastTerm)
 	}
-	if err := c.store.bolt.Set([]byte(keyWipe), append(binary.BigEndian.AppendUint64(nil, lastIndex), wipeAsked)); err != nil {
+	if err := c.store.bolt.Set([]byte(keyWipe), seal(keyWipe, append(binary.BigEndian.AppendUint64(nil, lastIndex), wipeAsked))); err != nil {
 		return fmt.Errorf("store the wipe of the controller's log: %w", err)
 	}
 	c.voteFloor.Store(lastIndex)
@@ -45,6 +45,9 @@ func finishWipe(s *store, dir string) (floor uint64, err error) {
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read the wipe of the controller's log: %w", err)
+	}
+	if v, err = unseal(keyWipe, v); err != nil {
+		return 0, err
 	}
 	if len(v) != 9 {
 		return 0, fmt.Errorf("controller: a wipe record of %d bytes", len(v))
@@ -62,7 +65,7 @@ func finishWipe(s *store, dir string) (floor uint64, err error) {
 		return 0, err
 	}
 	v[8] = wipeDone
-	if err := s.bolt.Set([]byte(keyWipe), v); err != nil {
+	if err := s.bolt.Set([]byte(keyWipe), seal(keyWipe, v)); err != nil {
 		return 0, fmt.Errorf("finish the wipe of the controller's log: %w", err)
 	}
 	return floor, nil

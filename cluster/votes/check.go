@@ -263,6 +263,10 @@ func element(b []byte, i, count, pos, sizes int) (e keyValue, err error) {
 	if start < uint64(pageHead+count*elemSize) || start+k+v > uint64(len(b)) {
 		return e, fmt.Errorf("key %d lies outside its page", i)
 	}
+	// bbolt leaves no gap: the first key follows the elements. A smaller count would hide the last keys.
+	if i == 0 && start != uint64(pageHead+count*elemSize) {
+		return e, fmt.Errorf("%d keys, but the first stands at %d", count, start)
+	}
 	b = b[start:]
 	return keyValue{b[:k:k], b[k : k+v : k+v]}, nil
 }
