@@ -5,7 +5,7 @@ package cluster
 type kind = uint8
 
 const (
-	kindPing      kind = 32 // notice: this broker lives
+	kindPing      kind = 32 // notice: this broker lives; called, it answers its wall clock (clock.go)
 	kindRound     kind = 33 // how do these replicas stand? (round.go)
 	kindAnnounce  kind = 34 // leaderships, new or changed (leaders.go)
 	kindPull      kind = 35 // all leaderships known, by shards

@@ -19,12 +19,14 @@ var (
 	descPasses     = prometheus.NewDesc("balsa_cluster_scrub_passes_total", "Passes over all replicas that the background check has ended.", nil, nil)
 	descScrubDone  = prometheus.NewDesc("balsa_cluster_scrub_replicas", "Replicas checked in the pass under way, or in the last one.", nil, nil)
 	descScrubLast  = prometheus.NewDesc("balsa_cluster_scrub_last_pass_timestamp_seconds", "When the last pass of the background check ended; 0: none did since the start.", nil, nil)
+	descClock      = prometheus.NewDesc("balsa_cluster_clock_offset_seconds", "The median of the living brokers' wall clocks minus this broker's.", nil, nil)
+	descSuspended  = prometheus.NewDesc("balsa_cluster_retention_suspended", "1 while nothing is deleted by age because this broker's clock is far from the others'.", nil, nil)
 	descDiskFull   = prometheus.NewDesc("balsa_cluster_disk_full", "1 while produce is refused for want of room.", nil, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descScrubbed,
+		descAlive, descController, descReplicas, descLeading, descLeaderless, descStood, descDamaged, descRebuilt, descLosses, descClock, descSuspended, descScrubbed,
 		descPasses, descScrubDone, descScrubLast, descDiskFull,
 	} {
 		ch <- d
@@ -53,6 +55,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLeaderless, float64(s.Leaderless))
 	gauge(descScrubDone, float64(c.n.scrub.done.Load()))
 	gauge(descScrubLast, float64(c.n.scrub.last.Load()))
+	gauge(descClock, s.ClockOffset.Seconds())
+	gauge(descSuspended, flag(s.ClockErr != nil))
 	gauge(descDiskFull, flag(s.DiskFull))
 	for d, v := range map[*prometheus.Desc]uint64{
 		descStood: c.n.failover.stood.Load(), descDamaged: s.FoundDamage, descRebuilt: s.Rebuilt,

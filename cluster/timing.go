@@ -55,6 +55,8 @@ type Timing struct {
 
 	// ScrubDelay is the time from the start to the first pass of the scrub.
 	ScrubDelay time.Duration
+	// Clock is how often the peers' wall clocks are asked for.
+	Clock time.Duration
 
 	// Retention and Rebalance: log.retention.check.interval.ms and leader.imbalance.check.interval.seconds.
 	Retention, Rebalance time.Duration
@@ -103,6 +105,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Repair, 500*time.Millisecond)
 	def(&t.Recovery, 500*time.Millisecond)
 	def(&t.ScrubDelay, time.Minute)
+	def(&t.Clock, 10*time.Second)
 	def(&t.Retention, 5*time.Minute)
 	def(&t.Rebalance, 5*time.Minute)
 	return t

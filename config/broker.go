@@ -189,6 +189,9 @@ func (b *Broker) LeaderImbalanceCheckInterval() time.Duration {
 	return 1000 * b.ms("leader.imbalance.check.interval.seconds")
 }
 
+// ClockMaxOffset is how far a clock may be from the others' before nothing is deleted by age (safety rule 19); 0: no limit.
+func (b *Broker) ClockMaxOffset() time.Duration { return b.ms("balsa.clock.max.offset.ms") }
+
 // DiskMinFree is the room below which produce is refused on a disk of that size (safety rule 14).
 func (b *Broker) DiskMinFree(diskBytes int64) int64 {
 	if n := b.v.long("balsa.disk.min.free.bytes"); n >= 0 {

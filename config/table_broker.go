@@ -130,6 +130,8 @@ var brokerSettings = []*Setting{
 		"How much the background check of logs reads, at most; 0: it rests.").with(atLeast(0)),
 	brokerRow("balsa.scrub.interval.ms", Long, PerBroker, "604800000",
 		"Time from the beginning of one pass of the background check over all logs to the beginning of the next.").with(atLeast(1000)),
+	brokerRow("balsa.clock.max.offset.ms", Long, ClusterWide, "300000",
+		"Retention by time is suspended on a broker whose wall clock is further than this from those of a majority of the living brokers; 0: never.").with(atLeast(0)),
 	brokerRow("balsa.disk.min.free.bytes", Long, PerBroker, "-1",
 		"Produce is refused while the data disk has less room than this; -1: the smaller of 1 GiB and a twentieth of the disk; 0: never.").with(atLeast(-1)),
 

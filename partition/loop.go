@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -329,7 +330,11 @@ func (p *Partition) expireProducers(now time.Time) {
 		}
 		return int(min(max(a.id-b.id, -1), 1))
 	})
-	limit := p.o.Now().Add(-p.o.ProducerExpiry).UnixMilli()
+	wall := p.o.Now()
+	limit := wall.Add(-p.o.ProducerExpiry).UnixMilli()
+	if p.o.ClockTrusted(wall) != nil {
+		limit = math.MinInt64 // none for its age
+	}
 	var ids []int64
 	for i, c := range all {
 		if (c.used < limit || (tooMany && i < excess)) && len(ids) < forgetAtOnce {

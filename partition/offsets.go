@@ -199,7 +199,9 @@ func (p *Partition) Retain(ctx context.Context) error {
 		size += s.Size
 	}
 	hw, to := p.HighWatermark(), p.LogStart()
-	oldest := p.o.Now().Add(-c.RetentionTime).UnixMilli()
+	now := p.o.Now()
+	byTime := c.RetentionTime >= 0 && p.o.ClockTrusted(now) == nil // said once, by those who watch the clock
+	oldest := now.Add(-c.RetentionTime).UnixMilli()
 	for i := 0; i < len(segments)-1 && i < retainStep; i++ {
 		s := segments[i]
 		newest := s.MaxTimestamp
@@ -207,7 +209,7 @@ func (p *Partition) Retain(ctx context.Context) error {
 			newest = s.Created.UnixMilli()
 		}
 		gone := s.NextOffset <= p.LogStart() // waiting for advance
-		tooOld := c.RetentionTime >= 0 && newest < oldest
+		tooOld := byTime && newest < oldest
 		tooMuch := c.RetentionBytes >= 0 && size-s.Size >= c.RetentionBytes
 		if s.Active || s.NextOffset > hw || !(gone || tooOld || tooMuch) {
 			break

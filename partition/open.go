@@ -58,6 +58,9 @@ func (o *Options) setDefaults() {
 	if o.DiskTight == nil {
 		o.DiskTight = func() bool { return false }
 	}
+	if o.ClockTrusted == nil {
+		o.ClockTrusted = func(time.Time) error { return nil }
+	}
 	if o.OnLeader == nil {
 		o.OnLeader = func(*Partition, bool, int32) {}
 	}

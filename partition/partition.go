@@ -68,6 +68,9 @@ type Options struct {
 	DiskFull func() bool
 	// DiskTight says whether segments are to take no space ahead of its use, as the disk is nearly full.
 	DiskTight func() bool
+	// ClockTrusted says why the time given, this broker's, is not to be believed, before anything is deleted or forgotten
+	// for its age (safety rule 19). Default: it is.
+	ClockTrusted func(now time.Time) error
 	// OnLeader is called, in order, when this replica becomes a serving leader (its Barrier is applied) and when it
 	// stops being one. It must not block.
 	OnLeader func(p *Partition, leading bool, epoch int32)

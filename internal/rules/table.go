@@ -558,6 +558,16 @@ var removals = []removal{
 		"partition", "TestRule19RetentionStepIsBounded",
 	},
 	{
+		19, "nothing goes for its age by a clock that is far from the others'", "partition/offsets.go",
+		"		tooOld := byTime && newest < oldest\n", "		tooOld := (byTime || c.RetentionTime >= 0) && newest < oldest\n",
+		"simulation", "TestRule19JumpedClockDeletesNothing",
+	},
+	{
+		19, "a clock is trusted by a majority", "cluster/clock.go",
+		"2*agree <= n {", "agree < 1 {",
+		"cluster", "TestRule19ClockOfAMajority",
+	},
+	{
 		21, "Raft's own entries take no offset", "segment/frame.go",
 		"		e.Term = term\n		e.NextOffset = e.BaseOffset\n", "		e.Term = term\n		e.NextOffset = e.BaseOffset + 1\n",
 		"segment", "TestRule21OwnEntriesTakeNoOffset",
