@@ -2,6 +2,7 @@ package raftconf
 
 import (
 	"reflect"
+	"runtime"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -22,4 +23,18 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%+v became %+v: %v", c, again, err)
 		}
 	})
+}
+
+// A length that is claimed and not there takes no memory.
+func TestClaimedLength(t *testing.T) {
+	b := []byte("\x81\xa7\x8d\x01r@@@@\x8dS\xca\xca\xf5\x14\x14\x14\x14\x14\x14\x14\x14\xc9\xff\xff\x00\xd4\xff\xff")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Decode(b); err == nil {
+		t.Error("accepted")
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("%d bytes were allocated for %d", n, len(b))
+	}
 }
