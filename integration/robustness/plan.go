@@ -58,7 +58,7 @@ func newPlan(seed uint64, round int, from []*kind) plan {
 		k := p.kinds[rng.IntN(len(p.kinds))]
 		s := step{
 			kind: k, node: rng.IntN(brokers + 1), other: 1 + rng.IntN(brokers-1), partition: rng.Int32N(partitions),
-			pause: between(rng, 10*time.Millisecond, 500*time.Millisecond), hold: between(rng, k.least, k.most), seed: rng.Uint64(),
+			pause: between(rng, 5*time.Millisecond, 200*time.Millisecond), hold: between(rng, k.least, k.most), seed: rng.Uint64(),
 		}
 		if k.damages {
 			s.node = victim
