@@ -22,8 +22,6 @@ type kind struct {
 	alone bool
 	// damages: it takes something from one replica, so every replica must be whole before it and is awaited after it.
 	damages bool
-	// person: the broker may need an empty disk from a person afterwards.
-	person bool
 	// rolled: it needs partitions of more than one segment.
 	rolled bool
 	// needs says why it cannot be used here, or nil.
@@ -62,15 +60,14 @@ func kinds() []*kind {
 		{name: "addresses", what: "all brokers come back under new addresses", least: ms, most: 100 * ms, alone: true, begin: addresses},
 	}
 	for _, f := range harness.FileKinds() {
-		person := f == "votes" || f == "metadata" // one store for all of a broker's replicas
 		rolled := f == "closed" || f == "checkpoint" || f == "state"
 		all = append(all,
 			&kind{
-				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled, person: person,
+				name: "flip-" + f, what: "a bit of a file flips while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
 				begin: damage(f, harness.FlipBit),
 			},
 			&kind{
-				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled, person: person,
+				name: "truncate-" + f, what: "a file is cut off while the broker is down: " + f, least: ms, most: 50 * ms, alone: true, damages: true, rolled: rolled,
 				begin: damage(f, harness.Truncate),
 			})
 	}
@@ -198,8 +195,8 @@ func failSync(e *environment, s step, n *harness.Node) (func() error, string, er
 	return undo, fmt.Sprintf("of %d, of files with %q", n.ID, of), n.SetFaults(harness.Faults{SyncFails: of})
 }
 
-// maxJump is below the topics' retention.ms: a leader whose clock is further off still deletes (safety rule 19).
-const maxJump = 50 * time.Minute
+// maxJump is far above the topics' retention.ms: a leader whose clock is off deletes nothing (safety rule 19).
+const maxJump = 60 * 24 * time.Hour
 
 func jump(_ *environment, s step, n *harness.Node) (func() error, string, error) {
 	rng := s.rng()

@@ -240,7 +240,10 @@ func (e *environment) settle(flush func() error, s step, together int, damaged *
 		return nil
 	}
 	if err := e.whole(); err != nil {
-		return e.replace(damaged, s, err)
+		if e.ctx.Err() != nil {
+			return e.ctx.Err()
+		}
+		return violated(errors.Join(err, errors.New(damaged.Tail(3000))), "broker %d is not whole again by itself after %s", damaged.ID, s.kind.name)
 	}
 	return nil
 }
@@ -248,30 +251,6 @@ func (e *environment) settle(flush func() error, s step, together int, damaged *
 // whole waits until every broker holds everything again.
 func (e *environment) whole() error {
 	return e.c.WaitWhole(e.timeout(stuckReplica), e.topic, partitions)
-}
-
-// replace does what a person would have to: the broker that did not get whole again by itself gets an empty disk.
-func (e *environment) replace(n *harness.Node, s step, why error) error {
-	if e.ctx.Err() != nil {
-		return e.ctx.Err()
-	}
-	e.sum.log("broker %d is not whole again by itself after %s: %v; it gets an empty disk\n%s", n.ID, s.kind.name, why, n.Tail(3000))
-	e.sum.person(s.kind.name)
-	if !s.kind.person {
-		return violated(why, "broker %d is not whole again by itself after %s", n.ID, s.kind.name)
-	}
-	if n.Running() {
-		if err := n.Kill(); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(n.Wipe(), n.Start()); err != nil {
-		return err
-	}
-	if err := e.whole(); err != nil {
-		return violated(err, "a replica is not rebuilt on an empty disk")
-	}
-	return nil
 }
 
 // target is the broker that a step means.

@@ -16,9 +16,8 @@ import (
 
 // gaps are the longest times without an acknowledgement on any partition, in milliseconds, of one kind of fault.
 type gaps struct {
-	Faults  int       `json:"faults"`
-	Millis  []float64 `json:"gap_millis,omitempty"`
-	Persons int       `json:"needed_a_person,omitempty"` // replicas that did not get whole by themselves
+	Faults int       `json:"faults"`
+	Millis []float64 `json:"gap_millis,omitempty"`
 }
 
 // summary is what a run did and found. It is written by one goroutine.
@@ -53,8 +52,7 @@ func (s *summary) kind(name string) *gaps {
 	return s.Kinds[name]
 }
 
-func (s *summary) fault(kind string)  { s.kind(kind).Faults++ }
-func (s *summary) person(kind string) { s.kind(kind).Persons++ }
+func (s *summary) fault(kind string) { s.kind(kind).Faults++ }
 
 func (s *summary) gap(kind string, d time.Duration) {
 	k := s.kind(kind)
@@ -109,10 +107,10 @@ func (s *summary) table() string {
 	}
 	if len(s.Kinds) > 0 {
 		b.WriteString("\nThe longest time without an acknowledgement on any partition, from the fault's begin until all take writes again; it\n" +
-			"contains the time for which the fault was held.\n\n| fault | injected | median ms | 99 % ms | worst ms | needed a person |\n|---|---|---|---|---|---|\n")
+			"contains the time for which the fault was held.\n\n| fault | injected | median ms | 99 % ms | worst ms |\n|---|---|---|---|---|\n")
 		for _, name := range slices.Sorted(maps.Keys(s.Kinds)) {
 			k := s.Kinds[name]
-			fmt.Fprintf(&b, "| %s | %d | %.0f | %.0f | %.0f | %d |\n", name, k.Faults, percentile(k.Millis, 0.5), percentile(k.Millis, 0.99), percentile(k.Millis, 1), k.Persons)
+			fmt.Fprintf(&b, "| %s | %d | %.0f | %.0f | %.0f |\n", name, k.Faults, percentile(k.Millis, 0.5), percentile(k.Millis, 0.99), percentile(k.Millis, 1))
 		}
 	}
 	if len(s.Suites) > 0 {
