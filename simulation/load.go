@@ -153,7 +153,7 @@ func (l *Load) next(id int64, producer int, part int32, seq *int) *batch {
 	b := &batch{}
 	for range 1 + l.c.intN(3) {
 		size := 64
-		if l.c.intN(4) == 0 {
+		if l.c.intN(16) == 0 {
 			size += l.c.intN(16 << 10)
 		}
 		b.pending = append(b.pending, l.History.Send(producer, *seq, part))

@@ -142,12 +142,15 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// gaps between faults: storms are found among them, and quiet hours.
+var gaps = []time.Duration{15 * time.Second, time.Minute, time.Minute, 3 * time.Minute}
+
 // planOf draws the shape of a simulation from its seed.
 func planOf(seed uint64, length time.Duration) Plan {
 	rng := rand.New(rand.NewPCG(seed, 5))
 	p := Plan{
 		Options: Options{Seed: seed, Brokers: 3, Policy: "fsync", Latency: time.Duration(rng.Int64N(int64(2 * time.Millisecond)))},
-		Length:  length, MeanGap: []time.Duration{15 * time.Second, 40 * time.Second, 90 * time.Second}[rng.IntN(3)], Partitions: 1 + rng.Int32N(4), Pace: 8 * time.Second,
+		Length:  length, MeanGap: gaps[rng.IntN(len(gaps))], Partitions: 1 + rng.Int32N(4), Pace: 8 * time.Second,
 	}
 	if rng.IntN(4) > 0 {
 		p.SyncTime = time.Duration(rng.Int64N(int64(8 * time.Millisecond)))
@@ -158,7 +161,7 @@ func planOf(seed uint64, length time.Duration) Plan {
 	if rng.IntN(4) == 0 {
 		p.Policy = "replicated"
 	}
-	if rng.IntN(4) > 0 {
+	if rng.IntN(8) > 0 {
 		p.Timing = Slower(4)
 	}
 	return p
