@@ -1,5 +1,5 @@
 // Package admin is the HTTP side of a broker: health, metrics, status and profiles, for people and for what watches
-// over brokers. It reads; nothing can be changed through it.
+// over brokers. It reads; the one thing that can be changed through it is a partition that lost its replicas.
 package admin
 
 import (
@@ -39,6 +39,9 @@ type Options struct {
 	Status func() any
 	// Config is encoded as JSON by /v1/config; nil: no /v1/config. It must not hold secrets.
 	Config func() any
+	// Recovery plans, and with accept decides, from which replica's log a partition goes on that can elect no leader; what
+	// it returns is encoded as JSON. node -1: the best log. nil: no /v1/recovery.
+	Recovery func(ctx context.Context, topic string, partition, node int32, accept bool) (any, error)
 	// Pprof serves Go's profiles under /debug/pprof/.
 	Pprof   bool
 	Version string
@@ -108,6 +111,10 @@ func (s *Server) routes() http.Handler {
 	}
 	if s.o.Config != nil {
 		mux.Handle("GET /v1/config", s.json(s.o.Config))
+	}
+	if s.o.Recovery != nil {
+		mux.HandleFunc("GET /v1/recovery/{topic}/{partition}", s.recovery)
+		mux.HandleFunc("POST /v1/recovery/{topic}/{partition}", s.recovery)
 	}
 	if s.o.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)

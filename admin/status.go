@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/balsa-broker/balsa/cluster"
 	"github.com/balsa-broker/balsa/cluster/meta"
@@ -38,7 +40,18 @@ type ClusterStatus struct {
 	UnderReplicated Troubled        `json:"under_replicated"` // fewer in-sync replicas than replicas
 	UnderMinISR     Troubled        `json:"under_min_isr"`    // too few for acks=all
 	Leaderless      Troubled        `json:"leaderless"`
+	DataLosses      []LossStatus    `json:"data_losses,omitempty"` // the last of each partition that ever had one
 	Local           []ReplicaStatus `json:"local_replicas"`
+}
+
+// LossStatus is a partition that went on from one replica's log after too many had lost theirs.
+type LossStatus struct {
+	Topic     string    `json:"topic"`
+	Partition int32     `json:"partition"`
+	Events    int32     `json:"events"`
+	At        time.Time `json:"at"`     // of the last
+	Broker    int32     `json:"broker"` // whose log was chosen
+	cluster.RecoveryLoss
 }
 
 // BrokerStatus is one registered broker.
@@ -73,7 +86,7 @@ type PartitionName struct {
 type ReplicaStatus struct {
 	Topic             string   `json:"topic"`
 	Partition         int32    `json:"partition"`
-	State             string   `json:"state"` // partition.Status's; "missing": not open (yet); "failed": it does not open
+	State             string   `json:"state"` // partition.Status's; "missing": not open (yet); "failed": it does not open; "needs-recovery": power was lost
 	Serving           bool     `json:"serving"`
 	Epoch             int32    `json:"leader_epoch"`
 	Leader            string   `json:"leader,omitempty"`
@@ -138,6 +151,9 @@ func Status(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 				r = replicaStatus(name, p.ID, local.Status())
 			} else if err := n.ReplicaError(t.ID, p.ID); err != nil {
 				r.State, r.Error = "failed", err.Error()
+				if errors.Is(err, cluster.ErrNeedsRecovery) {
+					r.State = "needs-recovery"
+				}
 			}
 			s.Local = append(s.Local, r)
 		}
@@ -169,6 +185,12 @@ func summary(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 		}
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
+			if l := p.Loss; l != nil && len(s.DataLosses) < maxNamed {
+				s.DataLosses = append(s.DataLosses, LossStatus{
+					Topic: name, Partition: p.ID, Events: p.Losses, At: time.UnixMilli(l.At).UTC(), Broker: l.Node,
+					RecoveryLoss: cluster.DescribeLoss(l),
+				})
+			}
 			named := PartitionName{Topic: name, Partition: p.ID, Leader: -1, InSync: n.InSync(t.ID, p.ID)}
 			for _, r := range p.Replicas {
 				named.Replicas = append(named.Replicas, r.Node)

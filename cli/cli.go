@@ -80,7 +80,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
 			serveCommand(), devCommand(),
-			topicCommand(), produceCommand(), consumeCommand(), clusterCommand(),
+			topicCommand(), produceCommand(), consumeCommand(), clusterCommand(), partitionCommand(),
 			benchCommand(), segmentCommand(), configCommand(),
 			healthCommand(), versionCommand(), completionCommand(), completeCommand(),
 		},

@@ -114,6 +114,13 @@ func startBroker(ctx context.Context, s *settings) (_ *running, err error) {
 				return nil
 			},
 			Config: func() any { return config.DescribeBroker(configOf(node.Load(), b)) },
+			Recovery: func(ctx context.Context, topic string, partition, id int32, accept bool) (any, error) {
+				n := node.Load()
+				if n == nil {
+					return nil, errors.New("the broker is starting")
+				}
+				return n.RecoverPartition(ctx, topic, partition, id, accept)
+			},
 		})
 		go func() {
 			if err := r.http.Serve(socket); err != nil {

@@ -225,7 +225,7 @@ func waitsFor(j judgement) string {
 // choice is the command to go on from the best log.
 func (n *Node) choice(q *inquiry, j judgement) meta.ChooseReplica {
 	term := j.term
-	if l, ok := n.leaders.get(q.r.key); ok && l.epoch >= 0 {
+	if l, ok := n.leaders.get(partitionKey{q.t.ID, q.p.ID}); ok && l.epoch >= 0 {
 		term = max(term, uint64(l.epoch)+1)
 	}
 	loss := j.loss
@@ -306,16 +306,8 @@ func (n *Node) recoverReplica(r *replica, c *meta.Recovery, cfg func() config.To
 
 // lossAttrs says how much is lost, as far as that is known.
 func lossAttrs(l *meta.Loss) []any {
-	out := []any{"from_offset", l.LogEnd, "known_lost", max(0, l.Known-l.LogEnd)}
-	if l.Since > 0 {
-		out = append(out, "at_most", "what was acknowledged after "+time.UnixMilli(l.Since).UTC().Format(time.RFC3339Nano))
-	} else {
-		out = append(out, "at_most", "unknown")
-	}
-	if l.Unheard > 0 {
-		out = append(out, "replicas_not_heard", l.Unheard)
-	}
-	return out
+	r := DescribeLoss(l)
+	return []any{"from_offset", r.FromOffset, "known_lost", r.KnownLost, "at_most", r.AtMost, "replicas_not_heard", r.Unheard}
 }
 
 // losses counts the data-loss events that the metadata knows of.
