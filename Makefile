@@ -32,6 +32,7 @@ test: ## run the tests: no Docker, no root, no wall-clock thresholds
 crash: ## power cuts, kills, torn sectors, failing and lying syncs at every sync point (minutes)
 	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Crash|Kill|PowerLoss|Torn|Flipped|FailedSync|SideFiles|EveryError' ./segment ./partition -rapid.checks=1000
 	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Torn|Flipped|Failed' ./cluster/votes ./vfs/crashfs
+	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'IdentityMatrix' ./simulation
 
 rules: ## take each safety rule out of the code, one after the other: a test must fail (RULE=15: only that one; half an hour)
 	$(GO) run ./internal/rules $(if $(RULE),-rule $(RULE))

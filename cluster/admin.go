@@ -294,3 +294,10 @@ func (n *Node) ProducerIDs(ctx context.Context) (first int64, count int, err err
 	}
 	return ids.First, int(ids.Count), nil
 }
+
+// SetReplicas moves a partition to other brokers: the decision, which the partition's leader then carries out step by
+// step. epoch is that of the metadata which it was taken from.
+func (n *Node) SetReplicas(ctx context.Context, topic meta.TopicID, part, epoch int32, nodes []int32) error {
+	_, err := n.ctl.Propose(ctx, meta.SetReplicas{Topic: topic, Partition: part, Epoch: epoch, Nodes: nodes})
+	return err
+}

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/balsa-broker/balsa/vfs/crashfs"
@@ -46,4 +47,45 @@ func TestRule21TermsFitAnEpoch(t *testing.T) {
 	}
 	must(t, l.Append([]NewEntry{{Index: m.next(), Term: 1<<31 - 1, Type: Noop}}))
 	must(t, l.Close())
+}
+
+// Rule 12: a log that lacks entries which were durable is not taken for one with a torn tail, and nothing of it is cut:
+// what is left is evidence.
+func TestRule12ShorterThanDurable(t *testing.T) {
+	build := func() (*crashfs.FS, Options, *model, int64) {
+		fs := crashfs.New(3)
+		l, o, m := testLog(t, fs, Config{Fsync: true})
+		mustAppend(t, l, m, batches(m, 3, 60))
+		end := l.Size()
+		mustAppend(t, l, m, batches(m, 1, 60))
+		o.BootID, o.DurableIndex = "boot-2", m.next()-1
+		fs = fs.Crash()
+		o.FS = fs
+		return fs, o, m, end
+	}
+	path := "/log/" + segmentName(0) + logSuffix
+	size := func(fs *crashfs.FS) int64 {
+		fi, err := fs.Stat(path)
+		must(t, err)
+		return fi.Size()
+	}
+	_, o, m, _ := build()
+	l, err := Open(o)
+	must(t, err)
+	verify(t, l, m)
+
+	fs, o, _, end := build()
+	f, err := fs.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	must(t, f.Truncate(end))
+	if _, err := Open(o); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("the last entry is gone: %v", err)
+	}
+
+	fs, o, _, end = build()
+	before := size(fs)
+	must(t, fs.Flip(path, end-10, 1))
+	if _, err := Open(o); !errors.Is(err, ErrCorrupt) || size(fs) != before {
+		t.Errorf("a flipped bit below what was durable: %v; %d bytes, then %d", err, before, size(fs))
+	}
 }
