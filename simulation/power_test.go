@@ -149,21 +149,7 @@ func losePower(t *testing.T, dir, policy string, count int, seed uint64) (lost i
 // check compares a partition with what was acknowledged, and returns how much of that is lost.
 func (w *writer) check(t *testing.T, c *Cluster, topic meta.TopicID, mp *meta.Partition) (lost int) {
 	t.Helper()
-	_, p, err := c.leading(topic, mp.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := map[int64]string{}
-	for next := int64(0); next < p.HighWatermark(); {
-		var got []history.Final
-		if got, err = readAt(p, next, -1); err != nil || len(got) == 0 {
-			t.Fatal(err)
-		}
-		for _, x := range got {
-			log[x.Offset] = string(x.Value)
-			next = x.Offset + 1
-		}
-	}
+	log := readAll(t, c, topic, mp.ID)
 	later := 0
 	for _, x := range w.acked {
 		if log[x.offset] == x.value {
@@ -192,4 +178,114 @@ func (w *writer) check(t *testing.T, c *Cluster, topic meta.TopicID, mp *meta.Pa
 		t.Logf("partition %d: %d records lost from offset %d on; known %d, since %v", mp.ID, lost, mp.Loss.LogEnd, mp.Loss.Known, time.UnixMilli(mp.Loss.Since))
 	}
 	return lost
+}
+
+// TestRule13PowerAgain: all lose power under `replicated`, and while they come back brokers are killed, lose power again or
+// start late, the one that has the controller among them. In the end every partition is whole and writable, and of what was
+// acknowledged before only a tail is missing.
+func TestRule13PowerAgain(t *testing.T) {
+	seeds := uint64(2)
+	if os.Getenv("BALSA_SIM_HOURS") != "" {
+		seeds = 30
+	}
+	for seed := range seeds {
+		dir := tempDir(t)
+		synctest.Test(t, func(t *testing.T) { losePowerAgain(t, dir, seed) })
+	}
+}
+
+func losePowerAgain(t *testing.T, dir string, seed uint64) {
+	c, err := New(Options{Seed: seed, Brokers: 3, Dir: dir, Policy: "replicated", Latency: time.Millisecond, Logger: testLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(heals)
+	}()
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("seed %d: %s: %v", seed, what, err)
+		}
+	}
+	must("start", c.WaitReady(heals))
+	ctx, cancel := context.WithTimeout(t.Context(), heals)
+	defer cancel()
+	const partitions = 4
+	topic, err := c.CreateTopic(ctx, "orders", partitions)
+	must("create", err)
+	stop := make(chan struct{})
+	writers := make([]*writer, partitions)
+	var wg sync.WaitGroup
+	for i := range writers {
+		writers[i] = &writer{}
+		wg.Go(func() { writers[i].run(c, topic.ID, int32(i), stop) })
+	}
+	time.Sleep(c.between(5*time.Second, 15*time.Second))
+	for _, b := range c.Brokers {
+		must("power", b.Kill(true))
+	}
+	close(stop)
+	wg.Wait()
+	for range 12 {
+		b := c.Brokers[c.intN(3)]
+		if n, _ := b.Node(); n != nil {
+			must("down", b.Kill(c.intN(2) == 0))
+		} else {
+			must("up", b.Start())
+		}
+		time.Sleep(c.between(0, 1500*time.Millisecond))
+	}
+	must("heal", c.Heal())
+	must("whole again", c.wait(heals, func() error { return c.Whole(topic.ID) }))
+	img := c.any().Image()
+	for part, w := range writers {
+		_, mp, _ := img.Lookup(topic.ID, int32(part))
+		log := readAll(t, c, topic.ID, mp.ID)
+		first, lost := int64(-1), 0
+		for _, x := range w.acked { // in the order of their offsets
+			switch {
+			case log[x.offset] != x.value:
+				lost++
+				if first < 0 {
+					first = x.offset
+				}
+			case first >= 0:
+				t.Errorf("seed %d: partition %d: offset %d is lost and %d, behind it, is not", seed, part, first, x.offset)
+			}
+		}
+		if lost > 0 && mp.Losses == 0 {
+			t.Errorf("seed %d: partition %d: offset %d is lost, and no event says so", seed, part, first)
+		}
+		_, p, err := c.leading(topic.ID, mp.ID)
+		must("leader", err)
+		b := record.Builder{}
+		b.Add(0, nil, []byte("again"))
+		must("append", p.Append(b.Build(), -1, time.Minute).Result().Err)
+		t.Logf("seed %d: partition %d: %d of %d lost, %d events", seed, part, lost, len(w.acked), mp.Losses)
+	}
+}
+
+// readAll is what a partition's leader has, by offset.
+func readAll(t *testing.T, c *Cluster, topic meta.TopicID, part int32) map[int64]string {
+	t.Helper()
+	_, p, err := c.leading(topic, part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := map[int64]string{}
+	for next := int64(0); next < p.HighWatermark(); {
+		var got []history.Final
+		if got, err = readAt(p, next, -1); err != nil || len(got) == 0 {
+			t.Fatal(err)
+		}
+		for _, x := range got {
+			log[x.Offset] = string(x.Value)
+			next = x.Offset + 1
+		}
+	}
+	return log
 }
