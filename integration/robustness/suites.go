@@ -45,7 +45,7 @@ func suites() []suite {
 		},
 		{
 			name: "identity", what: "each of log, votes, high watermark, metadata and disk lost", share: 0.04,
-			args: []string{"-run", "Rule1[A-Z]|Rule12|Wiped|LostReplica|Identity|Founders|Foreign", "./partition", "./cluster", "./cluster/controller"},
+			args: []string{"-run", "Rule1[A-Z]|Rule12|Wiped|LostReplica|Identity|Founders|Foreign", "./partition", "./cluster", "./cluster/controller", "./simulation"},
 		},
 		{
 			name: "simulation", what: "whole clusters in one process, in simulated time", share: 0.25,
