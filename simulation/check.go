@@ -88,6 +88,10 @@ func (c *Cluster) leading(id meta.TopicID, part int32) (*Broker, *partition.Part
 	return b, p, nil
 }
 
+// damageHides is how long a broker trusts what it wrote or checked itself (segment: twice checkedFor): a bit that flipped
+// in it is met by the leader only then. The checksum tells readers at once.
+const damageHides = 10 * time.Minute
+
 // Verify is called when the load has finished and all faults are over. Every replica must become whole within limit;
 // each is then made the leader in turn and read from start to end: all must hold the same, and it must fit the
 // history. It returns what does not.
@@ -101,7 +105,7 @@ func (l *Load) Verify(limit time.Duration) []string {
 	for part := range int32(len(l.Topic.Partitions)) {
 		_, mp, _ := c.any().Image().Lookup(l.Topic.ID, part)
 		for _, r := range mp.Replicas {
-			got, err := l.readFrom(part, r.Node, limit)
+			got, err := l.readFrom(part, r.Node, limit+damageHides)
 			if err != nil {
 				bad = append(bad, fmt.Sprintf("stuck: partition %d, replica on broker %d: %v", part, r.Node, err))
 				continue
