@@ -23,6 +23,7 @@ type Node interface {
 	ReplicaError(t meta.TopicID, p int32) error // why it is not open
 	Leader(t meta.TopicID, p int32) (cluster.Leader, bool)
 	InSync(t meta.TopicID, p int32) []int32
+	Damaged(node int32) []cluster.ReplicaFailure // replicas on a broker that do not work, as it said
 }
 
 // maxNamed bounds the partitions in trouble that a status names; the counts are of all.
@@ -65,6 +66,8 @@ type BrokerStatus struct {
 	Kafka    []meta.Listener `json:"listeners"`
 	Replicas int             `json:"replicas"`
 	Leads    int             `json:"leads"`
+	// Damaged are the replicas on it that do not open or stopped, as it said a few seconds ago; the first thousand.
+	Damaged []cluster.ReplicaFailure `json:"damaged,omitempty"`
 }
 
 // Troubled partitions: how many, and the first of them by name.
@@ -84,9 +87,11 @@ type PartitionName struct {
 
 // ReplicaStatus is one replica on this broker. Replicas are named "<broker>/<replica id>".
 type ReplicaStatus struct {
-	Topic             string   `json:"topic"`
-	Partition         int32    `json:"partition"`
-	State             string   `json:"state"` // partition.Status's; "missing": not open (yet); "failed": it does not open; "needs-recovery": power was lost
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	// partition.Status's; "missing": not open (yet); "failed": it does not open; "damaged": nor before it is rebuilt;
+	// "needs-recovery": power was lost
+	State             string   `json:"state"`
 	Serving           bool     `json:"serving"`
 	Epoch             int32    `json:"leader_epoch"`
 	Leader            string   `json:"leader,omitempty"`
@@ -151,8 +156,11 @@ func Status(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 				r = replicaStatus(name, p.ID, local.Status())
 			} else if err := n.ReplicaError(t.ID, p.ID); err != nil {
 				r.State, r.Error = "failed", err.Error()
-				if errors.Is(err, cluster.ErrNeedsRecovery) {
+				switch {
+				case errors.Is(err, cluster.ErrNeedsRecovery):
 					r.State = "needs-recovery"
+				case partition.IsDamage(err):
+					r.State = "damaged"
 				}
 			}
 			s.Local = append(s.Local, r)
@@ -174,6 +182,7 @@ func summary(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 		at[id] = len(s.Brokers)
 		s.Brokers = append(s.Brokers, BrokerStatus{
 			ID: id, Alive: id == n.Self() || n.Alive(id), Fenced: b.Fenced, Rack: b.Rack, Version: b.Version, Address: b.ClusterAddr, Kafka: b.Listeners,
+			Damaged: n.Damaged(id),
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(img.Topics)) {

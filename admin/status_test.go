@@ -34,6 +34,13 @@ func (v view) ReplicaError(_ meta.TopicID, p int32) error {
 	return nil
 }
 
+func (v view) Damaged(node int32) []cluster.ReplicaFailure {
+	if node != 2 {
+		return nil
+	}
+	return []cluster.ReplicaFailure{{Topic: "t", Partition: 1, Replica: 3, Damaged: true, Reason: "a bit", Waits: "peers"}}
+}
+
 func (v view) InSync(_ meta.TopicID, p int32) []int32 {
 	return [][]int32{{1, 2}, {2}, nil}[p]
 }

@@ -16,9 +16,11 @@ func clusterCommand() *cli.Command {
 			Name: "status", Usage: "brokers, controller, and partitions in trouble",
 			Description: "Examples:\n" +
 				"  balsa cluster status\n" +
+				"  balsa cluster status --http 127.0.0.1:9644   also the damaged replicas, and why they are not rebuilt yet\n" +
 				"  balsa cluster status --check -o json     exits 6 while a partition is under-replicated or leaderless",
 			Flags: clientFlags(
-				&cli.BoolFlag{Name: "check", Usage: "exit 6 while a partition is under-replicated or leaderless"},
+				&cli.BoolFlag{Name: "check", Usage: "exit 6 while a partition is under-replicated or leaderless, or (with --http) a replica damaged"},
+				&cli.StringFlag{Name: "http", Usage: "also list the damaged replicas, as the broker with this HTTP `ADDRESS` knows them"},
 				outputFlag(),
 			),
 			Action: func(c *cli.Context) error {
@@ -39,6 +41,7 @@ type clusterStatusReport struct {
 	Partitions      int               `json:"partitions"`
 	UnderReplicated []partitionStatus `json:"under_replicated"`
 	Leaderless      []partitionStatus `json:"leaderless"`
+	Damaged         []damagedReplica  `json:"damaged,omitempty"` // with --http
 }
 
 type brokerStatus struct {
@@ -65,14 +68,22 @@ func clusterStatus(ctx context.Context, c *cli.Context, adm *kadm.Client) error 
 		return err
 	}
 	report := summarise(m)
+	if address := c.String("http"); address != "" {
+		if report.Damaged, err = damagedReplicas(ctx, address); err != nil {
+			return err
+		}
+	}
 	if jsonOutput(c) {
 		err = printJSON(c.App.Writer, report)
 	} else {
 		err = printStatus(c, report)
+		if err == nil && c.String("http") != "" {
+			err = printDamaged(c, report.Damaged)
+		}
 	}
-	if err == nil && c.Bool("check") && len(report.UnderReplicated)+len(report.Leaderless) > 0 {
-		err = withCode(exitUnhealthy, fmt.Errorf("%s under-replicated, %d leaderless",
-			plural(len(report.UnderReplicated), "partition"), len(report.Leaderless)))
+	if err == nil && c.Bool("check") && len(report.UnderReplicated)+len(report.Leaderless)+len(report.Damaged) > 0 {
+		err = withCode(exitUnhealthy, fmt.Errorf("%s under-replicated, %d leaderless, %d damaged",
+			plural(len(report.UnderReplicated), "partition"), len(report.Leaderless), len(report.Damaged)))
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -60,6 +61,20 @@ func healthCommand() *cli.Command {
 }
 
 func askHealth(ctx context.Context, address, path string) (string, error) {
+	answer, err := askHTTP(ctx, address, path, 16<<10)
+	if refused, ok := errors.AsType[httpError](err); ok {
+		return refused.answer, withCode(exitUnhealthy, fmt.Errorf("not ready: %s", refused.answer))
+	}
+	return answer, err
+}
+
+// httpError is an answer other than 200.
+type httpError struct{ url, answer string }
+
+func (e httpError) Error() string { return e.url + ": " + e.answer }
+
+// askHTTP gets at most limit bytes from a broker's HTTP server.
+func askHTTP(ctx context.Context, address, path string, limit int64) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
@@ -71,13 +86,13 @@ func askHealth(ctx context.Context, address, path string) (string, error) {
 		return "", withCode(exitUnreachable, fmt.Errorf("no broker answers at http://%s (%w)", address, rootCause(err)))
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 16<<10))
+	body, err := io.ReadAll(io.LimitReader(response.Body, limit))
 	if err != nil {
 		return "", withCode(exitUnreachable, fmt.Errorf("http://%s%s: %w", address, path, err))
 	}
 	answer := strings.TrimSpace(string(body))
 	if response.StatusCode != http.StatusOK {
-		return answer, withCode(exitUnhealthy, fmt.Errorf("not ready: %s", answer))
+		return "", httpError{"http://" + address + path, answer}
 	}
 	return answer, nil
 }

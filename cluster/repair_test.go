@@ -39,15 +39,20 @@ func produce(t *testing.T, nodes []*Node, topic *meta.Topic, part int32, count i
 	var out []string
 	for i := range count {
 		v := fmt.Sprintf("%d/%d/%s", part, i, strings.Repeat("v", 250_000))
-		until(t, "produced", func() bool {
-			b := record.Builder{}
-			b.Add(1000+int64(i), nil, []byte(v))
-			_, p := leaderOf(t, nodes, topic, part)
-			return p.Append(b.Build(), -1, 10*time.Second).Result().Err == nil
-		})
+		produceOne(t, nodes, topic, part, v)
 		out = append(out, v)
 	}
 	return out
+}
+
+func produceOne(t *testing.T, nodes []*Node, topic *meta.Topic, part int32, value string) {
+	t.Helper()
+	until(t, "produced", func() bool {
+		b := record.Builder{}
+		b.Add(1000, nil, []byte(value))
+		_, p := leaderOf(t, nodes, topic, part)
+		return p.Append(b.Build(), -1, 10*time.Second).Result().Err == nil
+	})
 }
 
 // consume reads a partition from its start to the high watermark as a Fetch does, and checks what a client would.

@@ -2,6 +2,8 @@ package segment
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"runtime"
 	"testing"
 
@@ -115,6 +117,67 @@ func BenchmarkReadOffsets(b *testing.B) {
 		}
 		must(b, l.Close())
 	})
+}
+
+// BenchmarkFetch sends 1 MiB ranges from file to a socket, as a fetch does: bytes that were checked lately, and bytes that
+// are checked first (checked.go). The ratio of the two is what the check costs a reader of old data in the page cache.
+func BenchmarkFetch(b *testing.B) {
+	for _, size := range []int{1 << 10, 16 << 10, 256 << 10} {
+		for _, known := range []bool{true, false} {
+			b.Run(fmt.Sprintf("batch=%d/checked=%v", size, known), func(b *testing.B) {
+				l, _ := benchLog(b, false)
+				fill(b, l, size, 64<<20)
+				must(b, l.Sync())
+				out := benchSink(b)
+				b.SetBytes(1 << 20)
+				offset := int64(0)
+				for b.Loop() {
+					if !known {
+						for _, s := range l.segs {
+							s.checked.mu.Lock()
+							s.checked.now, s.checked.before = nil, nil
+							s.checked.mu.Unlock()
+						}
+					}
+					if offset > l.NextOffset()-20_000 {
+						offset = 0
+					}
+					rs, err := l.ReadOffsets(offset, l.NextOffset(), 1<<20, true)
+					must(b, err)
+					for _, r := range rs {
+						_, err := r.File.OS().Seek(r.Pos, io.SeekStart)
+						must(b, err)
+						_, err = out.ReadFrom(io.LimitReader(r.File.OS(), int64(r.Len))) // sendfile
+						must(b, err)
+						offset += 10 * int64(r.NextIndex-r.First)
+						r.Release()
+					}
+				}
+				must(b, l.Close())
+			})
+		}
+	}
+}
+
+// benchSink is a connection whose other end reads everything.
+func benchSink(b *testing.B) *net.TCPConn {
+	b.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	go func() {
+		c, err := ln.Accept()
+		if err == nil {
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}
+	}()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	must(b, err)
+	b.Cleanup(func() {
+		_ = c.Close()
+		_ = ln.Close()
+	})
+	return c.(*net.TCPConn)
 }
 
 func BenchmarkRecovery(b *testing.B) {
