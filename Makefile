@@ -16,7 +16,7 @@ COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 # Fuzz every decoder this long, one after the other.
 FUZZTIME ?= 60s
 
-.PHONY: run build test verify robustness robustness-ci crash rules race lint lint-fast fmt fuzz bench integration image up down clean help
+.PHONY: run build test verify robustness robustness-ci crash flips rules race lint lint-fast fmt fuzz bench integration image up down clean help
 
 run: build ## build and run a single broker on 127.0.0.1:9092, data in ./balsa-data
 	exec $(BALSA) serve
@@ -33,6 +33,9 @@ crash: ## power cuts, kills, torn sectors, failing and lying syncs at every sync
 	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Crash|Kill|PowerLoss|Torn|Flipped|FailedSync|SideFiles|EveryError' ./segment ./partition -rapid.checks=1000
 	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'Torn|Flipped|Failed' ./cluster/votes ./vfs/crashfs
 	BALSA_CRASH=1 $(GO) test -count=1 -timeout 60m -run 'IdentityMatrix' ./simulation
+
+flips: ## a flipped bit at FLIPS (1000) places of each kind of file: nothing of it gets out, and all is whole again
+	BALSA_FLIPS=$(or $(FLIPS),1000) $(GO) test -count=1 -v -timeout 90m -run 'TestFlips$$' ./cluster ./cluster/controller
 
 rules: ## take each safety rule out of the code, one after the other: a test must fail (RULE=15: only that one; half an hour)
 	$(GO) run ./internal/rules $(if $(RULE),-rule $(RULE))

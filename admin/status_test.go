@@ -73,6 +73,9 @@ func TestStatus(t *testing.T) {
 	if s.Brokers[2].Alive || !s.Brokers[0].Alive || s.Brokers[0].Leads != 1 || s.Brokers[1].Replicas != 2 || len(s.Local) != 2 || s.Local[0].State != "missing" || s.Local[1].State != "failed" || s.Local[1].Error != "torn" {
 		t.Errorf("%+v", s)
 	}
+	if d := s.Brokers[1].Damaged; len(d) != 1 || d[0].Waits != "peers" || len(s.Brokers[0].Damaged) != 0 {
+		t.Errorf("damaged: %+v", d)
+	}
 	b, err := json.Marshal(s)
 	if err != nil || !strings.Contains(string(b), `"under_replicated":{"count":2,"partitions":[{"topic":"t","partition":1`) {
 		t.Errorf("%s, %v", b, err)

@@ -83,6 +83,7 @@ func TestFlips(t *testing.T) {
 			sameFrames(t, nodes, topic, int32(p))
 		}
 		verifyAll(t, nodes, topic.ID, want, places)
+		t.Logf("round %d: %d flips, %d to go", round, len(now), len(jobs))
 	}
 	for k := range flipKinds {
 		t.Logf("%-15s %5d flips, %5d replicas rebuilt, the others mended or not touched by it", flipKinds[k].name, flips[k], rebuilt[k])

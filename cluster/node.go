@@ -389,6 +389,9 @@ func (n *Node) Ready() error {
 	if imageErr != nil {
 		return imageErr
 	}
+	if err := n.ctl.Err(); err != nil {
+		return fmt.Errorf("this broker's member of the controller group has stopped, start the broker again: %w", err)
+	}
 	if _, ok := n.controllerNode(); !ok || n.clusterID() == "" || !n.followed.Load() {
 		if err := n.gossip.refusedLately(); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/balsa-broker/balsa/cluster/meta"
+	"github.com/balsa-broker/balsa/config"
 )
 
 func testLogger() *slog.Logger {
@@ -29,7 +30,12 @@ func testLogger() *slog.Logger {
 // testNode starts a broker's cluster part on free ports; it is killed at the end.
 func testNode(t *testing.T, id int32, dir string, expect int, join ...string) *Node {
 	t.Helper()
+	cfg, err := config.NewBroker(map[string]string{"balsa.scrub.bytes.per.second": "1000000000"}) // tests do not wait for it
+	if err != nil {
+		t.Fatal(err)
+	}
 	n, err := Start(context.Background(), Options{
+		Config: cfg,
 		NodeID: id, DataDir: dir, ClusterListen: "127.0.0.1:0", GossipListen: "127.0.0.1:0", Join: join, BootstrapExpect: expect,
 		Version: "test", Listeners: []meta.Listener{{Name: "PLAINTEXT", Host: "127.0.0.1", Port: 9000 + id}},
 		Logger: testLogger().With("on", id),

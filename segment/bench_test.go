@@ -159,6 +159,26 @@ func BenchmarkFetch(b *testing.B) {
 	}
 }
 
+// BenchmarkCheck is the check alone, of 1 MiB in the page cache.
+func BenchmarkCheck(b *testing.B) {
+	for _, size := range []int{1 << 10, 16 << 10, 256 << 10} {
+		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+			l, _ := benchLog(b, false)
+			fill(b, l, size, 2<<20)
+			s := l.active()
+			f, err := s.pin(l.o.FS)
+			must(b, err)
+			b.SetBytes(1 << 20)
+			for b.Loop() {
+				_, err := l.checkFrames(f, s.begin(), s.end(), 1<<20)
+				must(b, err)
+			}
+			s.unpin()
+			must(b, l.Close())
+		})
+	}
+}
+
 // benchSink is a connection whose other end reads everything.
 func benchSink(b *testing.B) *net.TCPConn {
 	b.Helper()
