@@ -110,6 +110,10 @@ func (s *summary) table() string {
 			"contains the time for which the fault was held.\n\n| fault | injected | median ms | 99 % ms | worst ms |\n|---|---|---|---|---|\n")
 		for _, name := range slices.Sorted(maps.Keys(s.Kinds)) {
 			k := s.Kinds[name]
+			if len(k.Millis) == 0 { // only together with others
+				fmt.Fprintf(&b, "| %s | %d | - | - | - |\n", name, k.Faults)
+				continue
+			}
 			fmt.Fprintf(&b, "| %s | %d | %.0f | %.0f | %.0f |\n", name, k.Faults, percentile(k.Millis, 0.5), percentile(k.Millis, 0.99), percentile(k.Millis, 1))
 		}
 	}
