@@ -293,3 +293,32 @@ func killAt(disk *crashfs.FS, n int) func(crashfs.Op, string) error {
 		return nil
 	}
 }
+
+// Rule 19: a clock that jumps by two days makes no leader forget its producers, whose next batches would be refused.
+func TestRule19JumpedClockForgetsNoProducer(t *testing.T) {
+	for _, guarded := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newTestCluster(t, 1)
+			var jump atomic.Int64
+			c.mod = func(o *Options) {
+				o.Now = func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+				o.ClockTrusted = func(now time.Time) error {
+					if guarded && time.Until(now) > time.Hour {
+						return errors.New("far from the others")
+					}
+					return nil
+				}
+			}
+			c.startAll()
+			l := c.leader()
+			c.fill(l, 1, 0, 5)
+			jump.Store(int64(48 * time.Hour))
+			time.Sleep(2 * expiryEvery)
+			r := l.p.Append(batch(1, 1, 0, 5, "x"), -1, time.Second).Result()
+			if (r.Err == nil) != guarded {
+				t.Errorf("guarded %v: the producer's next batch: %v", guarded, r.Err)
+			}
+			c.stopAll()
+		})
+	}
+}
