@@ -14,7 +14,7 @@ import (
 
 // checkedFor bounds how long a stretch of a file counts as checked: from one to two times this. What the page cache
 // dropped meanwhile and reads again from a disk that rots is looked at again after that.
-const checkedFor = 5 * time.Minute
+const checkedFor = 10 * time.Second
 
 // maxSpans bounds the stretches that are remembered of one segment; the first is forgotten beyond.
 const maxSpans = 64
