@@ -19,8 +19,10 @@ type damagedReplica struct {
 	Partition int32  `json:"partition"`
 	Replica   uint64 `json:"replica"`
 	Damaged   bool   `json:"damaged"` // rebuilt by itself once nothing stands against it; else opened again
-	Reason    string `json:"reason"`
-	Waits     string `json:"waits,omitempty"` // what the rebuilding waits for
+	// NeedsRecovery: it lost power under flush policy replicated and rests (balsa partition recover says how it stands).
+	NeedsRecovery bool   `json:"needs_recovery,omitempty"`
+	Reason        string `json:"reason"`
+	Waits         string `json:"waits,omitempty"` // what the rebuilding waits for
 }
 
 // damagedReplicas asks one broker over HTTP, which knows it of all: no Kafka request tells.
@@ -39,7 +41,7 @@ func damagedReplicas(ctx context.Context, address string) ([]damagedReplica, err
 	out := []damagedReplica{}
 	for _, b := range s.Brokers {
 		for _, d := range b.Damaged {
-			out = append(out, damagedReplica{b.ID, d.Topic, d.Partition, d.Replica, d.Damaged, d.Reason, d.Waits})
+			out = append(out, damagedReplica{b.ID, d.Topic, d.Partition, d.Replica, d.Damaged, d.NeedsRecovery, d.Reason, d.Waits})
 		}
 	}
 	return out, nil
@@ -56,7 +58,9 @@ func printDamaged(c *cli.Context, list []damagedReplica) error {
 	var rows [][]string
 	for _, d := range list[:min(len(list), maxListed)] {
 		state := "is opened again"
-		if d.Damaged {
+		if d.NeedsRecovery {
+			state = "needs recovery: " + d.Waits
+		} else if d.Damaged {
 			state = "is rebuilt"
 			if d.Waits != "" {
 				state = "waits: " + d.Waits

@@ -28,7 +28,7 @@ func TestDamagedReplicasAreListed(t *testing.T) {
 	defer s.Close()
 	address := strings.TrimPrefix(s.URL, "http://")
 	got, err := damagedReplicas(t.Context(), address)
-	if err != nil || len(got) != 1 || got[0] != (damagedReplica{2, "orders", 3, 9, true, "a bad frame", "no leader"}) {
+	if err != nil || len(got) != 1 || got[0] != (damagedReplica{2, "orders", 3, 9, true, false, "a bad frame", "no leader"}) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	var out bytes.Buffer
