@@ -198,6 +198,17 @@ func (r *crashRun) everybodyLosesPower() {
 // check: every record that was acknowledged is on every replica where it was said to be, and nothing is there twice.
 func (r *crashRun) check() {
 	r.t.Helper()
+	if m := r.victim; r.what == lyingDisk && m.p != nil {
+		// It may notice only when it reads what is missing, and stops then.
+		r.until("the disk that lied to be noticed, or sound", func() bool {
+			l := r.leader()
+			return m.p.failed() != nil || m.p.applied.Load() >= l.p.LastIndex()
+		})
+		if m.p.failed() != nil {
+			m.dead = true
+			r.stop(m)
+		}
+	}
 	r.converge()
 	r.sameState()
 	for _, m := range r.members {
