@@ -348,7 +348,7 @@ var removals = []removal{
 	},
 	{
 		13, "a replica that lost power without sync rests", "partition/recovery.go",
-		"	if p.identity.unclean || !rec.Unsynced || rec.Clean || rec.SameBoot || !voted {", "	if true {",
+		"	if p.identity.unclean || !rec.Unsynced || rec.Clean || rec.SameBoot || !voted {", "	if rec.Unsynced || !rec.Unsynced {",
 		"partition", "TestRule13UncleanReplicaRests",
 	},
 	{
