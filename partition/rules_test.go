@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -119,14 +120,14 @@ func TestRule14FullDiskRefusesProduce(t *testing.T) {
 func TestRule16NotServingBeforeTheBarrier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCluster(t, 3)
-		slow := time.Duration(0)
-		c.net.delay = func() time.Duration { return slow }
+		var slow atomic.Int64
+		c.net.delay = func() time.Duration { return time.Duration(slow.Load()) }
 		c.startAll()
 		l := c.leader()
 		c.fill(l, 1, 0, 3)
 		c.converge()
 		n := c.others(l)[0]
-		slow = time.Second
+		slow.Store(int64(time.Second))
 		c.net.mu.Lock()
 		e := c.net.nodes[raft.ServerAddress(n.r.String())]
 		c.net.mu.Unlock()
@@ -148,7 +149,7 @@ func TestRule16NotServingBeforeTheBarrier(t *testing.T) {
 		if events > 0 {
 			t.Errorf("it announced itself: %v", n.events)
 		}
-		slow = 0
+		slow.Store(0)
 		if c.leader() != n {
 			t.Error("it never served")
 		}
