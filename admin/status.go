@@ -24,6 +24,7 @@ type Node interface {
 	Leader(t meta.TopicID, p int32) (cluster.Leader, bool)
 	InSync(t meta.TopicID, p int32) []int32
 	Damaged(node int32) []cluster.ReplicaFailure // replicas on a broker that do not work, as it said
+	Clock() (offset time.Duration, distrust error)
 }
 
 // maxNamed bounds the partitions in trouble that a status names; the counts are of all.
@@ -42,7 +43,15 @@ type ClusterStatus struct {
 	UnderMinISR     Troubled        `json:"under_min_isr"`    // too few for acks=all
 	Leaderless      Troubled        `json:"leaderless"`
 	DataLosses      []LossStatus    `json:"data_losses,omitempty"` // the last of each partition that ever had one
+	Clock           ClockStatus     `json:"clock"`
 	Local           []ReplicaStatus `json:"local_replicas"`
+}
+
+// ClockStatus is how this broker's wall clock stands to those of the others.
+type ClockStatus struct {
+	OffsetMillis int64 `json:"offset_ms"` // the median of the living brokers' minus this one's
+	// Suspended says why nothing is deleted by age; empty: it is.
+	Suspended string `json:"retention_suspended,omitempty"`
 }
 
 // LossStatus is a partition that went on from one replica's log after too many had lost theirs.
@@ -175,6 +184,11 @@ func summary(n Node, minISR func(*meta.Topic) int) *ClusterStatus {
 	s := &ClusterStatus{
 		ClusterID: img.ClusterID, Broker: n.Self(), Controller: n.Controller(), MetadataVersion: img.Version,
 		Topics: len(img.Topics), Local: []ReplicaStatus{},
+	}
+	offset, distrust := n.Clock()
+	s.Clock.OffsetMillis = offset.Milliseconds()
+	if distrust != nil {
+		s.Clock.Suspended = distrust.Error()
 	}
 	at := map[int32]int{}
 	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,6 +34,8 @@ func (v view) ReplicaError(_ meta.TopicID, p int32) error {
 	}
 	return nil
 }
+
+func (v view) Clock() (time.Duration, error) { return -time.Hour, errors.New("an hour off") }
 
 func (v view) Damaged(node int32) []cluster.ReplicaFailure {
 	if node != 2 {
@@ -75,6 +78,9 @@ func TestStatus(t *testing.T) {
 	}
 	if d := s.Brokers[1].Damaged; len(d) != 1 || d[0].Waits != "peers" || len(s.Brokers[0].Damaged) != 0 {
 		t.Errorf("damaged: %+v", d)
+	}
+	if s.Clock.OffsetMillis != -3_600_000 || s.Clock.Suspended != "an hour off" {
+		t.Errorf("clock: %+v", s.Clock)
 	}
 	b, err := json.Marshal(s)
 	if err != nil || !strings.Contains(string(b), `"under_replicated":{"count":2,"partitions":[{"topic":"t","partition":1`) {

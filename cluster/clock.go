@@ -157,3 +157,9 @@ func (n *Node) measureClocks(ctx context.Context) {
 	}
 	wg.Wait()
 }
+
+// Clock is the median of the living brokers' wall clocks minus this one's, and why nothing is deleted by age (nil: it is).
+func (n *Node) Clock() (offset time.Duration, distrust error) {
+	now := n.opt.Now()
+	return n.clock.offset(now), n.clock.trusted(now)
+}

@@ -453,8 +453,8 @@ func (n *Node) Status() Status {
 		Node: n.self, ClusterID: n.clusterID(), Incarnation: n.identity.Incarnation, Controller: n.Controller(), Alive: n.alive.list(),
 		Replicas: total, Opening: opening, Leaderless: n.failover.leaderless(), DiskFull: n.disk.isFull(),
 		Failed: n.replicas.failures(), Damaged: damaged, Rebuilt: n.repair.rebuilt.Load(), FoundDamage: n.repair.damaged.Load(),
-		ClockOffset: n.clock.offset(n.opt.Now()), ClockErr: n.clock.trusted(n.opt.Now()),
 	}
+	s.ClockOffset, s.ClockErr = n.Clock()
 	for _, f := range s.Failed {
 		if f.NeedsRecovery {
 			s.NeedsRecovery++

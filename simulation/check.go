@@ -90,7 +90,7 @@ func (c *Cluster) leading(id meta.TopicID, part int32) (*Broker, *partition.Part
 
 // damageHides is how long a broker trusts what it wrote or checked itself (segment: twice checkedFor): a bit that flipped
 // in it is met by the leader only then. The checksum tells readers at once.
-const damageHides = 10 * time.Minute
+const damageHides = time.Minute
 
 // Verify is called when the load has finished and all faults are over. Every replica must become whole within limit;
 // each is then made the leader in turn and read from start to end: all must hold the same, and it must fit the
