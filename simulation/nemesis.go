@@ -360,11 +360,12 @@ func (n *Nemesis) crash(brokers []*Broker, f Fault, rng *rand.Rand, count func()
 		dead = append(dead, node)
 	}
 	for i, node := range dead {
+		after := rng.Int64N(int64(f.For))
 		n.wg.Go(func() {
 			if node != nil {
 				node.Kill()
 			}
-			n.restart(taken[i], f, rng.Int64N(int64(f.For)))
+			n.restart(taken[i], f, after)
 		})
 	}
 }
