@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,7 @@ type gossipOptions struct {
 	hints     map[int32]peerHint
 	timing    Timing
 	transport memberlist.Transport // nil: TCP and UDP on listen
+	broadcast time.Duration        // how long to wait until changed tags are sent; 0: a second
 	// onChange is called after a member appeared, changed or went; it must not block.
 	onChange func(node int32)
 	// onHints gets the known addresses when they changed.
@@ -195,7 +197,7 @@ func startGossip(ctx context.Context, opt gossipOptions) (*gossip, error) {
 	cfg.EventCh = g.events
 	cfg.EnableNameConflictResolution = false
 	cfg.DisableCoordinates = true
-	cfg.BroadcastTimeout = time.Second
+	cfg.BroadcastTimeout = cmp.Or(opt.broadcast, time.Second)
 	cfg.LeavePropagateDelay = 300 * time.Millisecond
 	cfg.ReconnectInterval = 5 * time.Second
 	cfg.ReconnectTimeout = time.Minute // beyond it we look for the broker ourselves (joinLoop)
@@ -267,6 +269,12 @@ func (g *gossip) setTags(change map[string]string) error {
 		return nil
 	}
 	if err := g.serf.SetTags(next); err != nil {
+		// They hold once they are this member's. That the others did not hear of them in time is no reason to fail:
+		// those that are alive do, with one of the next messages.
+		if maps.Equal(g.serf.LocalMember().Tags, next) {
+			g.log.Debug("Gossip of changed tags is slow", "err", err)
+			return nil
+		}
 		return fmt.Errorf("cluster: gossip tags: %w", err)
 	}
 	return nil

@@ -81,3 +81,22 @@ func TestGossipRefusesAnotherClusterAndASecondHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Tags that could not be sent in time are set all the same, and travel later: a broker that starts beside slow peers starts.
+func TestGossipOfTagsIsSlow(t *testing.T) {
+	a := testGossip(t, member{Node: 1, Incarnation: 1})
+	m := member{Node: 2, Incarnation: 2, ClusterAddr: "127.0.0.1:1", Run: newRun()}
+	b, err := startGossip(context.Background(), gossipOptions{
+		self: m, listen: "127.0.0.1:0", join: []string{a.addr}, timing: Timing{}.withDefaults(), logger: slog.New(slog.DiscardHandler),
+		broadcast: time.Nanosecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.kill)
+	until(t, "they see each other", func() bool { return a.sees(2) && b.sees(1) })
+	if err := b.setTags(map[string]string{tagClusterID: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "tags travel", func() bool { m, _ := a.member(2); return m.ClusterID == "x" })
+}
