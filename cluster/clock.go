@@ -29,7 +29,7 @@ type clockSample struct {
 	err  time.Duration // of wall
 }
 
-// clockOffset is one peer's clock minus this one's, at least (no more than the error of its measurement is doubted).
+// offset is one peer's clock minus this one's, at least (no more than the error of its measurement is doubted).
 func (s clockSample) offset(now time.Time) (offset, sure time.Duration) {
 	offset = s.wall.Add(time.Since(s.at)).Sub(now)
 	return offset, max(offset.Abs()-s.err, 0)
@@ -108,9 +108,6 @@ func (g *clockGuard) changed(err error) bool {
 	g.suspended = err != nil
 	return was != g.suspended
 }
-
-// clockTrusted is what the partitions ask before they delete by age.
-func (n *Node) clockTrusted(now time.Time) error { return n.clock.trusted(now) }
 
 // answerClock is a ping's answer: this broker's wall clock, microseconds since 1970.
 func (n *Node) answerClock() ([]byte, error) {

@@ -114,7 +114,7 @@ func (n *Node) partitionOptions(r *replica, fsys vfs.FS, cfg func() config.Topic
 	c := n.Config()
 	return partition.Options{
 		Topic: r.topic, TopicID: r.key.topic, ID: r.key.part, Self: r.self, Dir: r.dir, FS: fsys,
-		Sync: n.syncer, Votes: n.votes.Replica(r.self.ID), Config: cfg, DiskFull: n.disk.isFull, ClockTrusted: n.clockTrusted,
+		Sync: n.syncer, Votes: n.votes.Replica(r.self.ID), Config: cfg, DiskFull: n.disk.isFull, ClockTrusted: n.clock.trusted,
 		DiskTight: n.disk.isTight,
 		NewTransport: func(p *partition.Partition) (raft.Transport, error) {
 			e, err := n.mux.Register(r.self.Node, r.self.ID, p)

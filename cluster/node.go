@@ -404,7 +404,7 @@ func (n *Node) Ready() error {
 		}
 		return errors.New("not registered with the controller")
 	}
-	if total, opening, _, _ := n.replicas.state(); opening > 0 {
+	if total, opening, _ := n.replicas.state(); opening > 0 {
 		return fmt.Errorf("%d of %d replicas are being opened", opening, total)
 	}
 	return nil
@@ -448,7 +448,7 @@ type ReplicaFailure struct {
 
 // Status of this broker.
 func (n *Node) Status() Status {
-	total, opening, _, damaged := n.replicas.state()
+	total, opening, damaged := n.replicas.state()
 	s := Status{
 		Node: n.self, ClusterID: n.clusterID(), Incarnation: n.identity.Incarnation, Controller: n.Controller(), Alive: n.alive.list(),
 		Replicas: total, Opening: opening, Leaderless: n.failover.leaderless(), DiskFull: n.disk.isFull(),

@@ -488,15 +488,14 @@ func (rs *replicas) closeAll() error {
 	return errors.Join(errs...)
 }
 
-// state counts the replicas: all that are wanted, those not open yet, those that failed, and of these the damaged.
-func (rs *replicas) state() (total, opening, failed, damaged int) {
+// state counts the replicas: all that are wanted, those not open yet, the damaged.
+func (rs *replicas) state() (total, opening, damaged int) {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
 	for _, r := range rs.byID {
 		total++
 		switch {
-		case r.err != nil:
-			failed++
+		case r.err != nil: // see failures
 			if r.damaged {
 				damaged++
 			}
@@ -504,5 +503,5 @@ func (rs *replicas) state() (total, opening, failed, damaged int) {
 			opening++
 		}
 	}
-	return total, opening, failed, damaged
+	return total, opening, damaged
 }

@@ -83,11 +83,7 @@ func (p *Partition) resting() Standing {
 		}
 	}
 	if c, err := raftconf.Decode(conf); err == nil && conf != nil {
-		for _, v := range c.Servers {
-			if r, err := ParseReplica(string(v.ID)); err == nil && v.Suffrage == raft.Voter {
-				s.Voters = append(s.Voters, r)
-			}
-		}
+		s.Voters, _ = split(c)
 	}
 	return s
 }

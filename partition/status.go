@@ -73,7 +73,12 @@ func (p *Partition) Raft() *raft.Raft { return p.group.Load().raft }
 // members of the latest configuration.
 func (p *Partition) members() (voters, learners []Replica) {
 	f := p.Raft().GetConfiguration()
-	for _, s := range f.Configuration().Servers {
+	return split(f.Configuration())
+}
+
+// split a configuration into those who vote and those who learn.
+func split(c raft.Configuration) (voters, learners []Replica) {
+	for _, s := range c.Servers {
 		r, err := ParseReplica(string(s.ID))
 		if err != nil {
 			continue

@@ -9,9 +9,9 @@ import (
 // publish shows the written entries to readers and indexes them.
 func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	l.mu.Lock()
-	pos := s.size
+	pos, now := s.size, l.o.Now()
 	if !cfg.Fsync && l.synced >= pos {
-		l.flushed = l.o.Now()
+		l.flushed = now
 	}
 	if pos == 0 {
 		pos = s.headerSize
@@ -28,7 +28,7 @@ func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 			f.NextOffset += int64(record.Batch(e.Data).LastOffsetDelta()) + 1
 			f.Size = len(e.Data)
 			if s.firstAppend.IsZero() && s.nextOffset == s.baseOffset {
-				s.firstAppend = l.o.Now()
+				s.firstAppend = now
 			}
 		} else {
 			f.Payload = e.Data
@@ -40,7 +40,7 @@ func (l *Log) publish(cfg Config, s *seg, entries []NewEntry, end int64) {
 	if cfg.Fsync {
 		l.synced = end
 	}
-	s.checked.add(begin, s.size, l.o.Now())
+	s.checked.add(begin, s.size, now)
 	unsynced := end - l.synced
 	pending := len(l.idx.pending)
 	l.mu.Unlock()

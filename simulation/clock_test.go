@@ -18,21 +18,9 @@ func TestRule19JumpedClockDeletesNothing(t *testing.T) {
 	for _, limit := range []string{"300000", "0"} {
 		dir := tempDir(t)
 		synctest.Test(t, func(t *testing.T) {
-			o := Options{Seed: 19, Brokers: 3, Dir: dir, Policy: "fsync", Latency: time.Millisecond, Logger: testLogger()}
+			o := Options{Seed: 19, Brokers: 3, Dir: dir, Policy: "fsync"}
 			o.Timing.Retention = 10 * time.Second
-			c, err := New(o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := c.Close(); err != nil {
-					t.Error(err)
-				}
-				time.Sleep(heals)
-			}()
-			if err := c.WaitReady(heals); err != nil {
-				t.Fatal(err)
-			}
+			c := startCluster(t, o)
 			ctx, cancel := context.WithTimeout(t.Context(), heals)
 			defer cancel()
 			n := c.any()

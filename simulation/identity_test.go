@@ -93,30 +93,20 @@ func TestIdentityMatrix(t *testing.T) {
 }
 
 func losePart(t *testing.T, dir string, part lostPart, with string, seed uint64) {
-	c, err := New(Options{Seed: seed, Brokers: 4, Dir: dir, Policy: "fsync", Latency: time.Millisecond, Logger: testLogger()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := startCluster(t, Options{Seed: seed, Brokers: 4, Dir: dir, Policy: "fsync"})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	end := sync.OnceFunc(func() {
 		close(stop)
 		wg.Wait()
 	})
-	defer func() {
-		end()
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(heals)
-	}()
+	defer end()
 	must := func(what string, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("seed %d: %s: %v", seed, what, err)
 		}
 	}
-	must("start", c.WaitReady(heals))
 	ctx, cancel := context.WithTimeout(t.Context(), heals)
 	defer cancel()
 	const partitions = 8

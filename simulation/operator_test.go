@@ -17,19 +17,7 @@ import (
 func TestRule13OperatorDecides(t *testing.T) {
 	dir := tempDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, err := New(Options{Seed: 5, Brokers: 5, Dir: dir, Policy: "fsync", Latency: time.Millisecond, Logger: testLogger()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(heals)
-		}()
-		if err := c.WaitReady(heals); err != nil {
-			t.Fatal(err)
-		}
+		c := startCluster(t, Options{Seed: 5, Brokers: 5, Dir: dir, Policy: "fsync"})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		topics, errs := c.any().CreateTopics(ctx, []cluster.TopicSpec{{Name: "orders", Partitions: -1, ReplicationFactor: -1, Assignment: map[int32][]int32{0: {5, 1, 4}}}}, false)

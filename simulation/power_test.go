@@ -89,23 +89,13 @@ func TestRule13PowerLoss(t *testing.T) {
 }
 
 func losePower(t *testing.T, dir, policy string, count int, seed uint64) (lost int) {
-	c, err := New(Options{Seed: seed, Brokers: 3, Dir: dir, Policy: policy, Latency: time.Millisecond, Logger: testLogger()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(heals) // what waits for a time limit of its own gets there before the bubble ends
-	}()
+	c := startCluster(t, Options{Seed: seed, Brokers: 3, Dir: dir, Policy: policy})
 	must := func(what string, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("seed %d: %s: %v", seed, what, err)
 		}
 	}
-	must("start", c.WaitReady(heals))
 	ctx, cancel := context.WithTimeout(t.Context(), heals)
 	defer cancel()
 	const partitions = 4
@@ -195,23 +185,13 @@ func TestRule13PowerAgain(t *testing.T) {
 }
 
 func losePowerAgain(t *testing.T, dir string, seed uint64) {
-	c, err := New(Options{Seed: seed, Brokers: 3, Dir: dir, Policy: "replicated", Latency: time.Millisecond, Logger: testLogger()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(heals)
-	}()
+	c := startCluster(t, Options{Seed: seed, Brokers: 3, Dir: dir, Policy: "replicated"})
 	must := func(what string, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("seed %d: %s: %v", seed, what, err)
 		}
 	}
-	must("start", c.WaitReady(heals))
 	ctx, cancel := context.WithTimeout(t.Context(), heals)
 	defer cancel()
 	const partitions = 4

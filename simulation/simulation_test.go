@@ -29,6 +29,26 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
+// startCluster starts brokers a millisecond apart; they end with the bubble.
+func startCluster(t *testing.T, o Options) *Cluster {
+	t.Helper()
+	o.Latency, o.Logger = time.Millisecond, testLogger()
+	c, err := New(o)
+	if err != nil {
+		t.Fatalf("seed %d: %v", o.Seed, err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(heals) // what waits for a time limit of its own gets there before the bubble ends
+	})
+	if err := c.WaitReady(heals); err != nil {
+		t.Fatalf("seed %d: start: %v", o.Seed, err)
+	}
+	return c
+}
+
 func testLogger() *slog.Logger {
 	level := slog.LevelInfo
 	switch os.Getenv("BALSA_TEST_LOG") {

@@ -126,6 +126,11 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	rctx, rcancel := context.WithCancel(context.Background())
+	fail := func(err error) (*Load, error) {
+		cancel()
+		rcancel()
+		return nil, err
+	}
 	l := &Load{
 		Topic: topic, Partitions: partitions, History: history.New(), c: c, stop: make(chan struct{}),
 		lastAck: make([]atomic.Int64, partitions), gap: make([]atomic.Int64, partitions), read: make([]atomic.Int64, partitions), cancel: cancel, readers: rcancel,
@@ -146,9 +151,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 				l.fault(fmt.Sprintf("producer %d was told that records of %s/%d are lost or out of order", i, topic, p))
 			}))
 		if err != nil {
-			cancel()
-			rcancel()
-			return nil, err
+			return fail(err)
 		}
 		l.clients = append(l.clients, cl)
 		// The producer's id first: a client whose first request on a connection meets a kill takes that for a missing
@@ -157,9 +160,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		_, _, err = cl.ProducerID(idCtx)
 		idCancel()
 		if err != nil {
-			cancel()
-			rcancel()
-			return nil, err
+			return fail(err)
 		}
 		l.wg.Add(1)
 		go l.produce(ctx, cl, i, o)
@@ -171,9 +172,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 		}
 		cl, err := c.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: parts}), kgo.FetchMaxWait(500*time.Millisecond))
 		if err != nil {
-			cancel()
-			rcancel()
-			return nil, err
+			return fail(err)
 		}
 		l.clients = append(l.clients, cl)
 		l.wg.Add(1)
@@ -182,9 +181,7 @@ func (c *Cluster) StartLoad(topic string, partitions int32, o LoadOptions) (*Loa
 	if o.Delete > 0 {
 		cl, err := c.Client()
 		if err != nil {
-			cancel()
-			rcancel()
-			return nil, err
+			return fail(err)
 		}
 		l.clients = append(l.clients, cl)
 		l.wg.Add(1)

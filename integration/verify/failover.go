@@ -130,6 +130,22 @@ func frozen(r *Run) error {
 	return err
 }
 
+// slowLoad starts a light load on a new topic of one partition, "slow", and says who leads it.
+func (r *Run) slowLoad(c *harness.Cluster) (load *harness.Load, leader, epoch int32, err error) {
+	if err := c.CreateTopic(r.timeout(30*time.Second), "slow", 1, 3, nil); err != nil {
+		return nil, -1, -1, err
+	}
+	load, err = c.StartLoad("slow", 1, harness.LoadOptions{Producers: 1, InFlight: 16, Pace: 5 * time.Millisecond})
+	if err != nil {
+		return nil, -1, -1, err
+	}
+	if err := load.WaitAcks(r.timeout(20 * time.Second)); err != nil {
+		return nil, -1, -1, err
+	}
+	leader, epoch, err = c.LeaderEpoch(r.timeout(10*time.Second), "slow", 0)
+	return load, leader, epoch, err
+}
+
 // slowLeader takes most of the CPU from a leader for a while; its term must not move.
 func slowLeader(r *Run) error {
 	c, err := r.cluster(3, "cluster")
@@ -137,17 +153,7 @@ func slowLeader(r *Run) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.CreateTopic(r.timeout(30*time.Second), "slow", 1, 3, nil); err != nil {
-		return err
-	}
-	load, err := c.StartLoad("slow", 1, harness.LoadOptions{Producers: 1, InFlight: 16, Pace: 5 * time.Millisecond})
-	if err != nil {
-		return err
-	}
-	if err := load.WaitAcks(r.timeout(20 * time.Second)); err != nil {
-		return err
-	}
-	before, epoch, err := c.LeaderEpoch(r.timeout(10*time.Second), "slow", 0)
+	load, before, epoch, err := r.slowLoad(c)
 	if err != nil {
 		return err
 	}
@@ -188,17 +194,7 @@ func slowDisk(r *Run) error {
 	if err := c.Start(r.timeout(30 * time.Second)); err != nil {
 		return err
 	}
-	if err := c.CreateTopic(r.timeout(30*time.Second), "slow", 1, 3, nil); err != nil {
-		return err
-	}
-	load, err := c.StartLoad("slow", 1, harness.LoadOptions{Producers: 1, InFlight: 16, Pace: 5 * time.Millisecond})
-	if err != nil {
-		return err
-	}
-	if err := load.WaitAcks(r.timeout(20 * time.Second)); err != nil {
-		return err
-	}
-	before, epoch, err := c.LeaderEpoch(r.timeout(10*time.Second), "slow", 0)
+	load, before, epoch, err := r.slowLoad(c)
 	if err != nil {
 		return err
 	}
